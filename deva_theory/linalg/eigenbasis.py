@@ -1,0 +1,101 @@
+"""Eigenbases of slowly changing symmetric matrices: exact, by power iteration + QR, by matrix products only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deva_theory.linalg.coefficients import QUINTIC
+from deva_theory.linalg.floating import unit_scale
+
+REFRESH_METHODS = ("eigh", "qr", "rotation")
+
+
+def eigenbasis(A: Tensor) -> Tensor:
+    """Return the eigenvectors of each symmetric matrix as columns, eigenvalues descending.
+
+    Parameters
+    ----------
+    A : Tensor, shape ``(..., d, d)``
+        Symmetric, float32 or float64. The zero matrix gives some orthogonal basis.
+
+    Returns
+    -------
+    Tensor, shape ``(..., d, d)``
+    """
+    if A.numel() == 0:
+        return torch.zeros_like(A)
+    return torch.linalg.eigh(unit_scale(A, 2)[0]).eigenvectors.flip(-1)
+
+
+def rayleigh_order(A: Tensor, Q: Tensor) -> Tensor:
+    """Return the permutation that sorts the columns of Q by ``q_iᵀ A q_i``, descending; shape ``(..., d)``."""
+    quotients = (Q * (A @ Q)).sum(dim=-2)
+    return torch.argsort(quotients, dim=-1, descending=True, stable=True)
+
+
+def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Tensor, Tensor]:
+    """Move an approximate eigenbasis towards that of A.
+
+    Parameters
+    ----------
+    A : Tensor, shape ``(..., d, d)``
+        Symmetric positive semidefinite.
+    Q : Tensor, shape ``(..., d, d)``
+        Orthogonal; the present basis.
+    method : {"qr", "eigh", "rotation"}
+        ``qr``: sort the columns by Rayleigh quotient, one step of orthogonal iteration ``qr(A Q)``
+        (linear convergence; SPEC section 3, reference contract, point 7).
+        ``eigh``: solve anew; the old basis is ignored.
+        ``rotation``: matrix products only. After the same sort, rotate every pair of columns at once by the
+        Jacobi angle ``½ atan2(2B_ij, b_i - b_j)``, ``B = QᵀAQ``; ``I + K`` is brought back to the
+        orthogonal group by quintic Newton-Schulz steps. Quadratic convergence near the
+        eigenbasis, no factorisation (compare Ogita and Aishima 2018).
+
+    Returns
+    -------
+    basis : Tensor, shape ``(..., d, d)``
+    order : Tensor, shape ``(..., d)``
+        The permutation of the old columns that the new ones continue (identity for ``eigh``).
+    """
+    if method not in REFRESH_METHODS:
+        raise ValueError(f"refresh_eigenbasis: unknown method {method!r}; use one of {', '.join(REFRESH_METHODS)}")
+    if A.numel() == 0:
+        return Q, torch.zeros(Q.shape[:-1], dtype=torch.int64, device=Q.device)
+    A, _ = unit_scale(A, 2)
+    if method == "eigh":
+        order = torch.arange(Q.shape[-1], device=Q.device).expand(Q.shape[:-1])
+        return eigenbasis(A), order
+    order = rayleigh_order(A, Q)
+    Q = torch.take_along_dim(Q, order.unsqueeze(-2), dim=-1)
+    if method == "qr":
+        return torch.linalg.qr(A @ Q).Q, order
+    return _rotate(A, Q), order
+
+
+def _rotate(A: Tensor, Q: Tensor) -> Tensor:
+    B = Q.mT @ A @ Q
+    b = torch.diagonal(B, dim1=-2, dim2=-1)
+    gap = b.unsqueeze(-2) - b.unsqueeze(-1)  # gap_ij = b_j - b_i
+    B = 0.5 * (B + B.mT)
+    # θ_ij = ½ atan(2B_ij / gap_ij), in [-π/4, π/4]; where the gap closes the pair turns by π/4.
+    angle = 0.5 * torch.atan2(2.0 * B, gap.abs())
+    K = angle * torch.where(gap >= 0, 1.0, -1.0)
+    K = torch.triu(K, 1)
+    K = K - K.mT
+    # Simultaneous rotations interfere when they are large: keep ‖K‖ ≤ ½ (Schatten-4 bounds the 2-norm).
+    bound = torch.linalg.vector_norm(K @ K, dim=(-2, -1), keepdim=True).sqrt()
+    K = K * (0.5 / bound.clamp_min(0.5))
+    step = K.clone()
+    torch.diagonal(step, dim1=-2, dim2=-1).add_(1.0)
+    # σ(I+K) = √(1+κ²) ≤ 1.12: three cubically convergent steps reach 1 to rounding.
+    for _ in range(3):
+        step = _quintic(step)
+    # One step on the product itself, so that rounding does not accumulate over refreshes.
+    return _quintic(Q @ step)
+
+
+def _quintic(X: Tensor) -> Tensor:
+    a, b, c = QUINTIC
+    gram = X.mT @ X
+    return a * X + X @ (b * gram + c * (gram @ gram))
