@@ -120,7 +120,7 @@ def bias_correction(beta: float, step: int) -> float:
     """Return ``1 - beta**step`` without cancellation: the weight an EMA started at 0 has gathered."""
     if beta == 0.0:
         return 1.0
-    return -math.expm1(step * math.log1p(-(1.0 - beta)))
+    return -math.expm1(step * math.log(beta))
 
 
 def ema_update(mean: Tensor, x: Tensor, beta: float, *, donate: bool = False) -> Tensor:

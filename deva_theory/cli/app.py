@@ -1,0 +1,151 @@
+"""Options, dispatch and exit codes of the command line.
+
+The commands live in modules of their own, imported once one is chosen: ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from deva_theory import __version__
+from deva_theory.cli.errors import BadInput, Exit
+
+__all__ = ["main"]
+
+_FORMATS = ("pdf", "png", "svg")
+
+# command: (module with run(options) -> Exit, one line for --help)
+_COMMANDS = {
+    "reproduce": (
+        "deva_theory.cli.reproduce",
+        "compute every figure's data, draw, and compare with the committed numbers",
+    ),
+    "figures": (
+        "deva_theory.cli.figures",
+        "the same for some figures, or redraw them from the committed numbers",
+    ),
+    "doctor": (
+        "deva_theory.cli.doctor",
+        "check versions, threads, device, fonts, caches and optional extras",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: the process's own arguments.
+
+    Returns
+    -------
+    int
+        0 all as expected; 1 a result changed, or `doctor` found a fault; 2 bad input, after one line on
+        standard error; 130 interrupted.
+
+    Raises
+    ------
+    SystemExit
+        From ``--help``, ``--version`` and options that cannot be parsed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(import_module(_COMMANDS[options.command][0]).run(options))
+    except BadInput as error:
+        print(f"deva-theory: {error}", file=sys.stderr)
+        return Exit.BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            "deva-theory: interrupted; the same command resumes: finished parts are kept in build/cache",
+            file=sys.stderr,
+        )
+        return Exit.INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # argparse would print the usage as well; an error is one line.
+        self.exit(Exit.BAD_INPUT, f"deva-theory: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="deva-theory",
+        description="Regenerate the theory figures of the DeVA paper, checked against the committed numbers.",
+        epilog="Exit codes: 0 all as expected, 1 a result changed, 2 bad input, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"deva-theory {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.add_argument(
+            "--root",
+            type=Path,
+            metavar="DIR",
+            help="the clone (default: the nearest folder upwards that holds paper_checks/claims.toml)",
+        )
+        command.add_argument(
+            "--threads",
+            type=_positive,
+            default=min(2, os.cpu_count() or 1),
+            metavar="N",
+            help="threads that torch computes with (default: %(default)s)",
+        )
+        if name == "figures":
+            command.add_argument("names", nargs="*", default=["all"], metavar="NAME", help="default: all")
+            command.add_argument(
+                "--reuse-data", action="store_true", help="draw from the committed CSV files, compute nothing"
+            )
+        if name != "doctor":
+            _add_run_options(command)
+    return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--format",
+        type=_formats,
+        default=("pdf", "png"),
+        dest="formats",
+        metavar="F,..",
+        help=f"of the pictures: some of {', '.join(_FORMATS)} (default: pdf,png)",
+    )
+    command.add_argument(
+        "--update",
+        action="store_true",
+        help="copy tables, pictures and texts from build/ to their committed places below figures/",
+    )
+    command.add_argument("--no-cache", action="store_true", help="compute everything, read and keep no cache")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return number
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    unknown = [name for name in formats if name not in _FORMATS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown format {unknown[0]!r}, use some of {','.join(_FORMATS)}")
+    return formats
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    # A user of the command line is not helped by the file and line that warned.
+    print(f"deva-theory: warning: {message}", file=sys.stderr)
