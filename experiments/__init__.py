@@ -1,0 +1,1 @@
+"""Experiments: each module computes tables from a configuration; nothing here draws."""

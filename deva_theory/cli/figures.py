@@ -9,6 +9,7 @@ from deva_theory.cli.pipeline import (
     compare_experiment,
     draw_figure,
     publish,
+    refresh_readme,
     run_experiment,
     set_threads,
 )
@@ -72,6 +73,7 @@ def make_figures(
         print(text)
     if options.update:
         made = publish(project, made)
+        made += refresh_readme(project)
     for path in made:
         print(path.relative_to(project.root).as_posix())
     return _verdict(changes, updated=options.update, compared=not reuse)

@@ -5,17 +5,18 @@ Everything is written to ``build/`` first. The committed places below ``figures/
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from deva_theory.cli.errors import BadInput
 from deva_theory.cli.project import Project
+from deva_theory.report.includes import refresh_includes
 from deva_theory.report.tables import Table, compare_tables, read_csv, write_csv
 from deva_theory.runtime import Cache, Progress
 
-__all__ = ["Experiment", "compare_experiment", "draw_figure", "publish", "run_experiment", "set_threads"]
+__all__ = ["Experiment", "compare_experiment", "draw_figure", "publish", "refresh_readme", "run_experiment", "set_threads"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Experiment:
         What was written to ``build/``.
     tolerances : dict
         Stem to column to ``(rtol, atol)``.
+    changes : callable, optional
+        The experiment's own comparison, instead of one by tolerances.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Experiment:
     text: str
     files: tuple[Path, ...]
     tolerances: dict[str, dict[str, tuple[float, float]]]
+    changes: Callable[[str, Table, Table], list[str]] | None = None
 
 
 def set_threads(number: int) -> None:
@@ -76,7 +80,7 @@ def run_experiment(project: Project, name: str, *, cache: Cache, progress: Progr
     text = module.summary(tables).rstrip() + "\n"
     files.append(project.build / f"{name}.txt")
     files[-1].write_text(text, encoding="utf-8")
-    return Experiment(name, tables, text, tuple(files), tolerances)
+    return Experiment(name, tables, text, tuple(files), tolerances, getattr(module, "changes", None))
 
 
 def compare_experiment(project: Project, experiment: Experiment) -> list[str]:
@@ -98,6 +102,11 @@ def compare_experiment(project: Project, experiment: Experiment) -> list[str]:
             committed = read_csv(path)
         except ValueError as error:
             lines.append(f"{label}: damaged: {error}")
+            continue
+        if experiment.changes is not None:
+            # Read back what was written: both sides then carry the same rounding and types.
+            written = read_csv(project.build / "data" / f"{stem}.csv")
+            lines += [f"{label}: {line}" for line in experiment.changes(stem, written, committed)]
             continue
         try:
             changes = compare_tables(table, committed, experiment.tolerances.get(stem))
@@ -153,3 +162,25 @@ def publish(project: Project, files: Iterable[Path]) -> list[Path]:
         copies.append(folder / file.name)
         shutil.copyfile(file, copies[-1])
     return copies
+
+
+def refresh_readme(project: Project) -> list[Path]:
+    """Fill the README's include blocks from the committed result files; return the file if it changed.
+
+    Raises
+    ------
+    BadInput
+        If a block names a missing file or is malformed.
+    """
+    readme = project.root / "README.md"
+    if not readme.is_file():
+        return []
+    old = readme.read_text(encoding="utf-8")
+    try:
+        new = refresh_includes(old, project.root)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"README.md: {error}") from error
+    if new == old:
+        return []
+    readme.write_text(new, encoding="utf-8")
+    return [readme]

@@ -14,7 +14,8 @@ An experiment, ``experiments/NAME.py``, has
 * ``Config``, a frozen dataclass whose defaults are the published setting;
 * ``compute(config, *, cache, progress)``, which returns a dict from stems to tables;
 * ``summary(tables)``, which returns a text;
-* optionally ``TOLERANCES``, a dict from stem to column to ``(rtol, atol)``.
+* optionally ``TOLERANCES``, a dict from stem to column to ``(rtol, atol)``, or ``changes(stem, new, committed)``, which
+  returns one line for each disagreement, where pointwise tolerances say nothing (chaotic runs).
 
 Files whose names start with ``_`` are neither; they are imported as ``figures._x`` or ``experiments._x``.
 """

@@ -8,7 +8,7 @@ from deva_theory.linalg.coefficients import (
     optimal_quintic,
     polar_express_coefficients,
 )
-from deva_theory.linalg.eigenbasis import REFRESH_METHODS, eigenbasis, rayleigh_order, refresh_eigenbasis
+from deva_theory.linalg.eigenbasis import REFRESH_METHODS, eigenbasis, refresh_eigenbasis
 from deva_theory.linalg.floating import (
     Scaled,
     bias_correction,
@@ -42,7 +42,6 @@ __all__ = [
     "polar_express_coefficients",
     "polar_factor",
     "power_of_two",
-    "rayleigh_order",
     "refresh_eigenbasis",
     "rms_update",
     "symmetric_power",

@@ -28,12 +28,6 @@ def eigenbasis(A: Tensor) -> Tensor:
     return torch.linalg.eigh(unit_scale(A, 2)[0]).eigenvectors.flip(-1)
 
 
-def rayleigh_order(A: Tensor, Q: Tensor) -> Tensor:
-    """Return the permutation that sorts the columns of Q by ``q_iᵀ A q_i``, descending; shape ``(..., d)``."""
-    quotients = (Q * (A @ Q)).sum(dim=-2)
-    return torch.argsort(quotients, dim=-1, descending=True, stable=True)
-
-
 def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Tensor, Tensor]:
     """Move an approximate eigenbasis towards that of A.
 
@@ -47,10 +41,9 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Ten
         ``qr``: sort the columns by Rayleigh quotient, one step of orthogonal iteration ``qr(A Q)``
         (linear convergence; SPEC section 3, reference contract, point 7).
         ``eigh``: solve anew; the old basis is ignored.
-        ``rotation``: matrix products only. After the same sort, rotate every pair of columns at once by the
-        Jacobi angle ``½ atan2(2B_ij, b_i - b_j)``, ``B = QᵀAQ``; ``I + K`` is brought back to the
-        orthogonal group by quintic Newton-Schulz steps. Quadratic convergence near the
-        eigenbasis, no factorisation (compare Ogita and Aishima 2018).
+        ``rotation``: nine matrix products, no factorisation. After the same sort, rotate every pair of columns at
+        once by the Jacobi angle ``½ atan2(2B_ij, b_i - b_j)``, ``B = QᵀAQ``: ``Q ← Q exp(K)``, the exponential by its
+        series and one Newton-Schulz step. Quadratic convergence near the eigenbasis (compare Ogita and Aishima 2018).
 
     Returns
     -------
@@ -66,33 +59,36 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Ten
     if method == "eigh":
         order = torch.arange(Q.shape[-1], device=Q.device).expand(Q.shape[:-1])
         return eigenbasis(A), order
-    order = rayleigh_order(A, Q)
-    Q = torch.take_along_dim(Q, order.unsqueeze(-2), dim=-1)
-    if method == "qr":
-        return torch.linalg.qr(A @ Q).Q, order
-    return _rotate(A, Q), order
+    image = A @ Q
+    # Sort by Rayleigh quotient, descending.
+    order = torch.argsort((Q * image).sum(dim=-2), dim=-1, descending=True, stable=True)
+    Q, image = (torch.take_along_dim(x, order.unsqueeze(-2), dim=-1) for x in (Q, image))
+    return torch.linalg.qr(image).Q if method == "qr" else _rotate(Q, image), order
 
 
-def _rotate(A: Tensor, Q: Tensor) -> Tensor:
-    B = Q.mT @ A @ Q
+def _rotate(Q: Tensor, image: Tensor) -> Tensor:
+    B = Q.mT @ image
     b = torch.diagonal(B, dim1=-2, dim2=-1)
     gap = b.unsqueeze(-2) - b.unsqueeze(-1)  # gap_ij = b_j - b_i
     B = 0.5 * (B + B.mT)
     # θ_ij = ½ atan(2B_ij / gap_ij), in [-π/4, π/4]; where the gap closes the pair turns by π/4.
-    angle = 0.5 * torch.atan2(2.0 * B, gap.abs())
-    K = angle * torch.where(gap >= 0, 1.0, -1.0)
+    K = 0.5 * torch.atan2(2.0 * B, gap.abs()) * torch.where(gap >= 0, 1.0, -1.0)
     K = torch.triu(K, 1)
     K = K - K.mT
+    square = K @ K
     # Simultaneous rotations interfere when they are large: keep ‖K‖ ≤ ½ (Schatten-4 bounds the 2-norm).
-    bound = torch.linalg.vector_norm(K @ K, dim=(-2, -1), keepdim=True).sqrt()
-    K = K * (0.5 / bound.clamp_min(0.5))
-    step = K.clone()
-    torch.diagonal(step, dim1=-2, dim2=-1).add_(1.0)
-    # σ(I+K) = √(1+κ²) ≤ 1.12: three cubically convergent steps reach 1 to rounding.
-    for _ in range(3):
-        step = _quintic(step)
-    # One step on the product itself, so that rounding does not accumulate over refreshes.
-    return _quintic(Q @ step)
+    shrink = 0.5 / torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True).sqrt().clamp_min(0.5)
+    K, square = K * shrink, square * shrink.square()
+    fourth = square @ square
+    # exp(K) to degree 5, error at most ½⁶/720; the last step restores orthogonality to rounding, also that lost over
+    # earlier refreshes.
+    turn = square / 2 + fourth / 24 + K @ _plus_identity(square / 6 + fourth / 120)
+    return _quintic(Q @ _plus_identity(turn))
+
+
+def _plus_identity(X: Tensor) -> Tensor:
+    torch.diagonal(X, dim1=-2, dim2=-1).add_(1.0)
+    return X
 
 
 def _quintic(X: Tensor) -> Tensor:

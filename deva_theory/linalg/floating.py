@@ -182,14 +182,21 @@ class Scaled(NamedTuple):
 
 def scaled_rms_update(rms: Scaled, x: Scaled, decay: float, weight: float) -> Scaled:
     """:func:`rms_update` on scaled tensors: no overflow or underflow for any finite history."""
-    a, b, top = rms.aligned(x)
-    return Scaled(rms_update(a, b, decay, weight), top).renormalised()
+    a, b, top = _times(rms, math.sqrt(decay)).aligned(_times(x, math.sqrt(weight)))
+    return Scaled(rms_update(a, b, 1.0, 1.0), top).renormalised()
 
 
 def scaled_ema_update(mean: Scaled, x: Scaled, beta: float) -> Scaled:
     """:func:`ema_update` on scaled tensors."""
-    a, b, top = mean.aligned(x)
-    return Scaled(ema_update(a, b, beta), top).renormalised()
+    a, b, top = _times(mean, beta).aligned(_times(x, 1.0 - beta))
+    return Scaled(a + b, top).renormalised()
+
+
+def _times(x: Scaled, factor: float) -> Scaled:
+    """Return ``factor·x``."""
+    # Weights come before the alignment: a term that they make small must not push the other one out.
+    mantissa, exponent = math.frexp(factor)
+    return Scaled(x.mantissa * mantissa, x.exponent + exponent).renormalised()
 
 
 def scaled_ratio(numerator: Scaled, denominator: Scaled, factor: float = 1.0) -> Tensor:

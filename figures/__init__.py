@@ -1,0 +1,1 @@
+"""Figures: each module reads figures/data/*.csv and draws."""
