@@ -279,14 +279,14 @@ def _decompose_rule(history: Tensor, rule: Rule, kind: str) -> Decomposition:
     for gradient in history:
         direction, state, details = rule.update(gradient, state, diagnostics=True, check_finite=False)
         assert details is not None
-        bases = () if details.basis is None else details.basis
+        bases: tuple[Tensor, ...] = () if details.basis is None else details.basis
         rows.append((details.variance_adaptation, details.scale_invariant, direction, *bases))
         scales.append(torch.as_tensor(details.scale, dtype=direction.dtype, device=direction.device))
-    gamma, s, update, *bases = (torch.stack(column) for column in zip(*rows, strict=True))
+    gamma, s, update, *stacked = (torch.stack(column) for column in zip(*rows, strict=True))
     scale = torch.stack(scales)
     if scale.ndim > 1:
         gamma, scale = gamma * scale, torch.ones(len(rows), dtype=scale.dtype, device=scale.device)
-    return Decomposition(kind, gamma, s, update, (bases[0], bases[1]) if bases else None, scale)
+    return Decomposition(kind, gamma, s, update, (stacked[0], stacked[1]) if stacked else None, scale)
 
 
 def _deva_linf(history: Tensor, **options: Any) -> Decomposition:

@@ -48,7 +48,7 @@ def optimal_quintic(lower: float, upper: float = 1.0) -> tuple[Coefficients, flo
         raise ValueError(f"optimal_quintic: need 0 < lower <= upper, got {lower}, {upper}")
     if lower > (1.0 - 5e-6) * upper:
         # The optimum tends to the Padé quintic; Remez would divide by the interval's length.
-        return tuple(a / upper ** (2 * k + 1) for k, a in enumerate(QUINTIC)), 0.0  # type: ignore[return-value]
+        return tuple(a / upper ** (2 * k + 1) for k, a in enumerate(QUINTIC)), 0.0
     q, r = 0.75 * lower + 0.25 * upper, 0.25 * lower + 0.75 * upper
     error = np.inf
     solution = np.zeros(4)

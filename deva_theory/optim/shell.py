@@ -92,7 +92,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._rule_of_all
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; return what the closure returned."""
         loss = None
         if closure is not None:

@@ -91,7 +91,8 @@ class Shampoo:
     def init(self, params: Tensor) -> State:
         """Return L = 0, R = 0."""
         like = _zeros(self.name, params, 2)
-        return {"step": 0, "L": like @ like.mT, "R": like.mT @ like} | self.moment.init(like)
+        state: State = {"step": 0, "L": like @ like.mT, "R": like.mT @ like}
+        return state | self.moment.init(like)
 
     def only_builds(self, state: State) -> bool:
         """Return False: every call steps."""

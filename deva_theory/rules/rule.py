@@ -132,7 +132,7 @@ class Rule:
 
     def only_builds(self, state: State) -> bool:
         """Return whether the next update only builds the bases: no step, no weight decay, t not advanced."""
-        return self.basis is not None and self.basis.lagged and state["built"] == 0
+        return self.basis is not None and self.basis.lagged and int(state["built"]) == 0
 
     def update(
         self, grad: Tensor, state: State, *, diagnostics: bool = False, donate: bool = False, check_finite: bool = True
