@@ -8,7 +8,7 @@ from deva_theory.linalg.coefficients import (
     optimal_quintic,
     polar_express_coefficients,
 )
-from deva_theory.linalg.eigenbasis import REFRESH_METHODS, eigenbasis, refresh_eigenbasis
+from deva_theory.linalg.eigenbasis import REFRESH_METHODS, canonical_null_space, eigenbasis, refresh_eigenbasis
 from deva_theory.linalg.floating import (
     Scaled,
     bias_correction,
@@ -31,6 +31,7 @@ __all__ = [
     "REFRESH_METHODS",
     "Scaled",
     "bias_correction",
+    "canonical_null_space",
     "eigenbasis",
     "ema_update",
     "exponent_limit",

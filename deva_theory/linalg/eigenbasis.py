@@ -28,6 +28,34 @@ def eigenbasis(A: Tensor) -> Tensor:
     return torch.linalg.eigh(unit_scale(A, 2)[0]).eigenvectors.flip(-1)
 
 
+def canonical_null_space(A: Tensor, Q: Tensor) -> Tensor:
+    """Replace the eigenvectors of numerically zero eigenvalues by a basis that rounding does not choose.
+
+    Parameters
+    ----------
+    A : Tensor, shape ``(..., d, d)``
+        Symmetric positive semidefinite.
+    Q : Tensor, shape ``(..., d, d)``
+        Its eigenvectors, eigenvalues descending.
+
+    Returns
+    -------
+    Tensor
+        Same range vectors; the null space is spanned by the projections of fixed vectors, orthonormalised in order, so that
+        it depends on the range alone (continuously), not on the last bits of A.
+    """
+    if A.numel() == 0:
+        return Q
+    quotients = (Q * (A @ Q)).sum(dim=-2, keepdim=True)
+    tolerance = 10 * Q.shape[-1] * torch.finfo(A.dtype).eps
+    live = quotients > tolerance * quotients.amax(dim=-1, keepdim=True)
+    kept = torch.where(live, Q, 0.0)
+    fixed = torch.cos(torch.arange(1, Q.shape[-1] ** 2 + 1, dtype=torch.float64).square()).reshape(Q.shape[-2:]).to(Q)
+    filled = torch.where(live, Q, fixed - kept @ (kept.mT @ fixed))
+    basis, triangle = torch.linalg.qr(filled)
+    return basis * torch.where(torch.diagonal(triangle, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+
+
 def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Tensor, Tensor]:
     """Move an approximate eigenbasis towards that of A.
 
@@ -63,7 +91,12 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Ten
     # Sort by Rayleigh quotient, descending.
     order = torch.argsort((Q * image).sum(dim=-2), dim=-1, descending=True, stable=True)
     Q, image = (torch.take_along_dim(x, order.unsqueeze(-2), dim=-1) for x in (Q, image))
-    return torch.linalg.qr(image).Q if method == "qr" else _rotate(Q, image), order
+    if method == "rotation":
+        return _rotate(Q, image), order
+    # A column without gradient keeps its old direction: its image is rounding noise.
+    size = torch.linalg.vector_norm(image, dim=-2, keepdim=True)
+    live = size > 10 * Q.shape[-1] * torch.finfo(A.dtype).eps * size.amax(dim=-1, keepdim=True)
+    return torch.linalg.qr(torch.where(live, image, Q)).Q, order
 
 
 def _rotate(Q: Tensor, image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deva_theory.linalg import REFRESH_METHODS, eigenbasis, ema_update, refresh_eigenbasis
+from deva_theory.linalg import REFRESH_METHODS, canonical_null_space, eigenbasis, ema_update, refresh_eigenbasis
 from deva_theory.linalg.floating import exponent_limit, exponent_of, power_of_two
 from deva_theory.rules.parts import Adaptation, State, _tensor
 from deva_theory.rules.validation import check_beta, check_choice, check_positive_int
@@ -38,6 +38,9 @@ class KroneckerBasis:
     restores : bool
         False leaves updates in the rotated basis: Algorithm 2 as the paper's first version printed it, kept as
         a counter-example (SPEC M9).
+    canonical : bool
+        Choose the null space of the first L and R by :func:`deva_theory.linalg.canonical_null_space`, so that for m ≠ n the
+        step does not depend on rounding, hence not on the scale of the gradients.
     """
 
     beta: float = 0.95
@@ -47,6 +50,7 @@ class KroneckerBasis:
     carry_momentum: bool = True
     carry_adaptation: str = "permute"
     restores: bool = True
+    canonical: bool = False
 
     def __post_init__(self) -> None:
         check_beta("beta3", self.beta)
@@ -92,8 +96,10 @@ class KroneckerBasis:
 
     def build(self, state: State) -> None:
         """Take the first bases from L and R."""
-        state["Q_L"] = eigenbasis(_tensor(state, "L"))
-        state["Q_R"] = eigenbasis(_tensor(state, "R"))
+        for side in ("L", "R"):
+            average = _tensor(state, side)
+            Q = eigenbasis(average)
+            state[f"Q_{side}"] = canonical_null_space(average, Q) if self.canonical else Q
 
     def move(self, state: State, adaptation: Adaptation | None) -> None:
         """Refresh both bases and carry the moments along."""

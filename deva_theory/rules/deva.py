@@ -156,6 +156,7 @@ def deva_spectral(
         refresh=refresh or ("eigh" if preset == "paper" else "qr"),
         lagged=reference,
         carry_momentum=preset != "paper",
+        canonical=corrected,
         carry_adaptation="none" if preset == "paper" else "permute",
     )
     return Rule(
@@ -165,7 +166,7 @@ def deva_spectral(
         scale_invariant=Polar(method, polar_dtype, of_sign=variant == "sign" or (variant == "memory" and reference)),
         adaptation=None if variant == "none" else adaptation,
         basis=basis,
-        step_scale=StepScale("sqrt_max", 0.2, bias="adam" if reference else "none"),
+        step_scale=StepScale("sqrt_max", 0.2, bias="adam" if reference else "none", beta2=beta2),
         decay="after" if reference else "before",
     )
 

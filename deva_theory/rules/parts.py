@@ -122,7 +122,10 @@ class Polar:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return msign(x) or msign(sign(x))."""
-        x = torch.sign(x) if self.of_sign else x
+        if self.of_sign and x.numel():
+            # Entries that are rounding noise have no sign: without this the step would be read off the last bits.
+            noise = torch.finfo(x.dtype).eps * max(x.shape[-2:]) * x.abs().amax(dim=(-2, -1), keepdim=True)
+            x = torch.sign(torch.where(x.abs() > noise, x, 0.0))
         if self.method == "svd":
             return polar_factor(x)
         return polar_factor(x, method=self.method, dtype=self.dtype)
@@ -140,22 +143,26 @@ class StepScale:
         Multiplies the shape factor (0.2 in DeVA).
     bias : {"none", "adam"}
         ``adam``: √(1-β2^t)/(1-β1^t), the reference's point 5.
+    beta2 : float
+        β2 of the bias factor; it stays in force where a rule has no adaptation.
     """
 
     shape: str = "none"
     coefficient: float = 1.0
     bias: str = "none"
+    beta2: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("shape factor", self.shape, SHAPE_FACTORS)
         check_choice("bias factor", self.bias, BIAS_FACTORS)
         check_nonnegative("step coefficient", self.coefficient)
+        check_beta("beta2", self.beta2)
 
-    def __call__(self, D: Tensor, *, step: int, beta1: float, beta2: float, event_ndim: int) -> Tensor | float:
+    def __call__(self, D: Tensor, *, step: int, beta1: float, event_ndim: int) -> Tensor | float:
         """Return the factor for the batch of directions D."""
         factor = self.coefficient
         if self.bias == "adam":
-            factor *= math.sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step)
+            factor *= math.sqrt(bias_correction(self.beta2, step)) / bias_correction(beta1, step)
         if self.shape == "none":
             return factor
         if self.shape == "unit_rms":

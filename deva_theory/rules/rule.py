@@ -198,8 +198,7 @@ class Rule:
                 state, step=step, event_ndim=self.event_ndim, donate=donate,
             )
             D = gamma * s
-        beta2 = 0.0 if adaptation is None or adaptation.beta is None else adaptation.beta
-        scale = self.step_scale(D, step=step, beta1=self.moment.beta, beta2=beta2, event_ndim=self.event_ndim)
+        scale = self.step_scale(D, step=step, beta1=self.moment.beta, event_ndim=self.event_ndim)
         details = None
         if diagnostics:
             details = self._diagnose(torch.ones_like(s) if gamma is None else gamma, s, scale, state)

@@ -97,6 +97,8 @@ class NaiveCorrectedSpectral:
         How the bases are refreshed after t = 1.
     memory_norms : {"momentum", "gradient"}
         Whose norms `memory` averages; the numerator is always the momentum's.
+    carry : {"overlap", "permute"}
+        How V follows the basis (permute: with the columns it belongs to; needs refresh="qr").
     memory_sign : bool
         Whether `memory` applies sign before msign, as the reference does.
     """
@@ -115,6 +117,7 @@ class NaiveCorrectedSpectral:
         polar=sm.exact_polar,
         carry_exponent=2.0,
         refresh="qr",
+        carry="overlap",
         memory_norms="momentum",
         memory_sign=False,
     ):
@@ -122,7 +125,7 @@ class NaiveCorrectedSpectral:
             raise ValueError(f"variant must be one of {VARIANTS}, not {variant!r}")
         self.beta1, self.beta2, self.beta3 = beta1, beta2, beta2 if beta3 is None else beta3
         self.refresh_every, self.eps, self.nesterov, self.variant = refresh_every, eps, nesterov, variant
-        self.carry_exponent, self.refresh = carry_exponent, refresh
+        self.carry_exponent, self.refresh, self.carry = carry_exponent, refresh, carry
         self.memory_norms, self.memory_sign = memory_norms, memory_sign
         self._eigh, self._qr, self._polar = eigh, qr, polar
         self.t = 0
@@ -194,8 +197,17 @@ class NaiveCorrectedSpectral:
             QL = sm.descending_eigenbasis(self.L, self._eigh)
             QR = sm.descending_eigenbasis(self.R, self._eigh)
         else:
-            QL, _ = sm.power_iteration_basis(self.L, self.QL, self._qr)
-            QR, _ = sm.power_iteration_basis(self.R, self.QR, self._qr)
+            QL, left = sm.power_iteration_basis(self.L, self.QL, self._qr)
+            QR, right = sm.power_iteration_basis(self.R, self.QR, self._qr)
+        if self.carry == "permute":
+            if self.variant == "memory":
+                rows, columns = self.V
+                self.V = [rows[i] for i in left], [columns[j] for j in right]
+            else:
+                self.V = [[self.V[i][j] for j in right] for i in left]
+            self.M = sm.rotate(QL, sm.rotate_back(self.QL, self.M, self.QR), QR)
+            self.QL, self.QR = QL, QR
+            return
         A = [[x * x for x in row] for row in sm.matmul(sm.transpose(QL), self.QL)]
         B = [[x * x for x in row] for row in sm.matmul(sm.transpose(QR), self.QR)]
         p = self.carry_exponent

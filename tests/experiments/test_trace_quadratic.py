@@ -1,0 +1,67 @@
+"""E1: the batched program equals single runs, agreement is statistical but can fail, the README is not stale."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.batching import one_by_one
+from deva_theory.report.includes import refresh_includes
+from deva_theory.report.tables import read_csv
+from experiments._trace_quadratic_runs import METHODS, Config, Instances, schedule, trajectory
+from experiments._trace_quadratic_summary import win_fraction
+from experiments.trace_quadratic import changes, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "figures" / "data"
+STEMS = sorted(p.stem for p in DATA.glob("trace_quadratic*.csv"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batched_equals_one_by_one(method):
+    config = Config(steps=12, decay_from=6, seeds=2, refresh_every=4)
+    instances = Instances.draw(config, 2)
+    lr = config.gd_lr if method == "gd" else config.lr
+    *_, (_, ends, _) = trajectory(method, instances, lr, config, squared=False, matched=False)
+    for mine, other in zip(ends, one_by_one(method, instances, config), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-2)  # bfloat16 msign, float32 states
+
+
+def test_schedule_and_common_instances():
+    factors = schedule(Config())
+    assert factors[199] == 1.0 and factors[-1] == pytest.approx(0.005) and factors[200] < 1.0
+    few, many = Instances.draw(Config(), 2), Instances.draw(Config(), 5)
+    assert torch.equal(few.X0[1], many.X0[1]) and torch.equal(few.H[2], many.H[5])
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_committed_tables_agree_with_themselves_and_not_with_broken_ones(stem):
+    table = read_csv(DATA / f"{stem}.csv")
+    assert changes(stem, table, table) == []
+    keys = ("step", "seed", "lr", "i", "j")
+    for name, column in table.items():
+        if column.dtype.kind == "f" and name not in keys and np.isfinite(column).all() and (column > 0).all() and (
+            name in METHODS or name in ("median", "value", "signed_median", "lower_median")
+        ):
+            assert changes(stem, table | {name: column * 1e3}, table), name
+    assert changes(stem, {k: v[1:] for k, v in table.items()}, table)
+
+
+def test_summary_is_made_of_the_tables():
+    tables = {stem: read_csv(DATA / f"{stem}.csv") for stem in STEMS}
+    assert summary(tables).strip() == (ROOT / "figures" / "trace_quadratic.txt").read_text(encoding="utf-8").strip()
+    fraction, low, high = win_fraction(np.arange(10.0), np.arange(10.0) + 1)
+    assert fraction == 1.0 and 0.5 < low < 1.0 and high <= 1.0 + 1e-12
+
+
+def test_readme_blocks_are_fresh():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert refresh_includes(text, ROOT) == text
+    assert refresh_includes(text.replace("```text\n", "```text\nstale\n", 1), ROOT) == text
+
+
+def test_perturbed_config_is_another_distribution_of_the_same_law():
+    config = replace(Config(), perturbation=1e-7)
+    assert not torch.equal(Instances.draw(config, 1).X0, Instances.draw(Config(), 1).X0)
