@@ -108,7 +108,7 @@ class DeVA(RuleOptimizer):
     @staticmethod
     def _rule(group: dict[str, Any], spectral: bool) -> Rule:
         betas = group["betas"]
-        common = (group["preset"], group["variant"], None if betas is None else tuple(betas), group["eps"], group["nesterov"])
+        common = (group["preset"], group["variant"], tuple(betas) if isinstance(betas, list) else betas, group["eps"], group["nesterov"])
         if not spectral:
             return _linf(*common)
         return _spectral(*common, group["beta3"], group["refresh_every"], group["polar"], group["polar_dtype"])
