@@ -38,7 +38,10 @@ GRADIENTS = [
 ]
 
 
-@pytest.mark.parametrize("rule", [deva_linf(event_ndim=2), deva_spectral(), deva_spectral(preset="reference"), adam()], ids=lambda r: r.name)
+RULES = [deva_linf(event_ndim=2), deva_spectral(), deva_spectral(preset="reference"), adam()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
 @pytest.mark.parametrize("grad, error, words", GRADIENTS)
 def test_gradients(rule, grad, error, words):
     state = rule.init(torch.zeros(3, 2))
