@@ -7,6 +7,7 @@ Adam, as matrices for full-matrix AdaGrad, Shampoo and the Kronecker preconditio
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -83,6 +84,8 @@ class Decomposition:
         error = (_as_tensor(self.recompose()) - update).abs().max() if update.numel() else torch.zeros(())
         factors = self.variance_adaptation if isinstance(self.variance_adaptation, tuple) else (self.variance_adaptation,)
         values = [_as_tensor(f) for f in factors]
+        if not all(v.numel() for v in values):
+            return f"{self.kind}: {update.shape[0]} steps of shape {tuple(update.shape[1:])}, empty"
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         return (
             f"{self.kind}: {update.shape[0]} steps of shape {tuple(update.shape[1:])}, variance adaptation in "
@@ -127,8 +130,9 @@ def decompose(history: Array, *, kind: str | Rule, **options: Any) -> Decomposit
 
     Notes
     -----
-    The entrywise kinds take ε = 0 and work on (mantissa, exponent) pairs (SPEC D8): given the stored state each γ is
-    right to 4 ulps over the whole finite range; over t steps the stored root gathers at most 2 ulps a step.
+    The entrywise kinds take ε = 0 and work on (mantissa, exponent) pairs (SPEC D8): given the stored state each γ of AdaGrad and
+    RMSprop is right to 4 ulps over the whole finite range, and after t steps to 2t+4 ulps. Adam's first moment may cancel:
+    there the error is 6κ ulps, ``κ = (β1|m| + (1-β1)|g|) / |β1 m + (1-β1) g|``.
     The matrix kinds work from SVDs of the stacked gradients, so condition numbers are not squared ("kronecker" excepted).
 
     Examples
@@ -154,7 +158,8 @@ def decompose(history: Array, *, kind: str | Rule, **options: Any) -> Decomposit
         except TypeError as error:
             if "unexpected keyword" not in str(error):
                 raise
-            raise TypeError(f"decompose: kind {kind!r} has no option {str(error).split()[-1]}") from None
+            named = re.search(r"argument '(\w+)'", str(error))
+            raise TypeError(f"decompose: kind {kind!r} has no option {named[0][9:] if named else error}") from None
     return _map(result, Tensor.numpy) if isinstance(history, np.ndarray) else result
 
 
@@ -212,9 +217,15 @@ def _rmsprop(history: Tensor, beta2: float = 0.999, bias_correction: bool = Fals
 def _adam(
     history: Tensor, betas: tuple[float, float] = (0.9, 0.999), bias_correction: bool = True
 ) -> Decomposition:
-    check_beta("beta1", betas[0])
-    check_beta("beta2", betas[1])
-    return _decompose_entries(history, "adam", beta1=betas[0], beta2=betas[1], bias_correction_on=bias_correction)
+    try:
+        beta1, beta2 = betas
+    except (TypeError, ValueError):
+        raise ValueError(f"decompose: betas is {betas!r}; give the pair (beta1, beta2)") from None
+    check_beta("beta1", beta1)
+    check_beta("beta2", beta2)
+    if beta2 == 0.0 and beta1 > 0.0:
+        raise ValueError("decompose: beta2 is 0 and beta1 is not: m/√v is then unbounded (0 < beta2 is needed)")
+    return _decompose_entries(history, "adam", beta1=beta1, beta2=beta2, bias_correction_on=bias_correction)
 
 
 def _full_matrix(history: Tensor) -> Decomposition:

@@ -38,7 +38,7 @@ def deva_linf(
     variant : {"full", "memory", "instantaneous", "sign", "none", "snr"}
         ``instantaneous``: |g| instead of |m| in Γ.  ``none``: Γ = 1 (SignSGD with momentum).  ``snr``: v averages g²,
         the numerator stays |m| (with ``corrected`` this is Adam).  ``memory`` and ``sign`` are for matrices; on
-        vectors they coincide with ``full``: the second moment has the size of a vector, and sign(sign(m)) = sign(m).
+        vectors they are ``full``: the second moment has the size of a vector, and sign(sign(m)) = sign(m).
     betas : (float, float)
         β1 and β2.
     eps : float, optional
