@@ -99,6 +99,7 @@ class DeVA(RuleOptimizer):
 
     def rule_for(self, p: Tensor, group: dict[str, Any]) -> Rule:
         """Return the ℓ∞ or S∞ rule for a parameter."""
+        check_choice("geometry", group["geometry"], GEOMETRIES)
         if group["geometry"] == "auto":
             spectral = p.ndim == 2 and 2 <= min(p.shape) and max(p.shape) <= group["max_basis_dim"]
         else:
@@ -114,13 +115,13 @@ class DeVA(RuleOptimizer):
         return _spectral(*common, group["beta3"], group["refresh_every"], group["polar"], group["polar_dtype"])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)  # True is not 1: it must reach the checks
 def _linf(preset: str, variant: str, betas: Any, eps: float | None, nesterov: bool | None) -> Rule:
     options = {} if betas is None else {"betas": betas}
     return deva_linf(preset=preset, variant=variant, eps=eps, nesterov=nesterov, **options)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)  # True is not 1: it must reach the checks
 def _spectral(
     preset: str, variant: str, betas: Any, eps: float | None, nesterov: bool | None, beta3: float | None,
     refresh_every: int, polar: str | None, polar_dtype: torch.dtype | None,

@@ -73,8 +73,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        for key in ("lr", "weight_decay"):
-            check_nonnegative(key, float(group[key]))
+        _check_rates(group, tensors=True)
         for index, p in enumerate(group["params"]):
             name = self._name(group, index)
             if not p.dtype.is_floating_point:
@@ -115,6 +114,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         buckets: dict[tuple, _Bucket] = {}
         finite: list[tuple[str, Tensor]] = []
         for number, group in enumerate(self.param_groups):
+            _check_rates(group)
             for index, p in enumerate(group["params"]):
                 if p.grad is None:
                     continue
@@ -183,6 +183,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                     if isinstance(value, Tensor):
                         self.state[p][key] = value.to(p.device, copy=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a deep copy keeps."""
+        return super().__getstate__() | {"_rule_of_all": self._rule_of_all}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore from a pickle; batches are rebuilt at the next step."""
         super().__setstate__(state)
@@ -192,6 +196,14 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _name(group: dict[str, Any], index: int) -> str:
         names = group.get("param_names")
         return repr(names[index]) if names else f"number {index} of its group, shape {tuple(group['params'][index].shape)}"
+
+
+def _check_rates(group: dict[str, Any], *, tensors: bool = False) -> None:
+    for key in ("lr", "weight_decay"):
+        value = group[key]
+        # A tensor may live on a GPU: it is read when the group is added, not at every step.
+        if tensors or not isinstance(value, Tensor):
+            check_nonnegative(key, float(value) if isinstance(value, Tensor) else value)
 
 
 def _gradient(p: Tensor) -> Tensor:

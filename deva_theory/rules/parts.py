@@ -283,7 +283,7 @@ class Adaptation:
             if dims and rms.numel():
                 below = torch.maximum(rms, math.sqrt(self.eps) * rms.amax(dim=dims, keepdim=True))
         # 0/0 := 0, and Γ := 0 where V = 0 also with ε in the numerator.
-        return torch.where(below > 0, above / below, 0.0)
+        return torch.where(below == 0, 0.0, above / below)
 
     def permute(self, state: State, rows: Tensor, columns: Tensor) -> None:
         """Reorder the second moment with the columns of the bases (the reference at a refresh)."""
