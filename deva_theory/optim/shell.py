@@ -201,6 +201,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 def _check_rates(group: dict[str, Any], *, tensors: bool = False) -> None:
     for key in ("lr", "weight_decay"):
         value = group[key]
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}; Tensor {key} must be 1-element")
         # A tensor may live on a GPU: it is read when the group is added, not at every step.
         if tensors or not isinstance(value, Tensor):
             check_nonnegative(key, float(value) if isinstance(value, Tensor) else value)

@@ -124,7 +124,8 @@ class Polar:
         """Return msign(x) or msign(sign(x))."""
         if self.of_sign and x.numel():
             # Entries that are rounding noise have no sign: without this the step would be read off the last bits.
-            noise = torch.finfo(x.dtype).eps * max(x.shape[-2:]) * x.abs().amax(dim=(-2, -1), keepdim=True)
+            # The bases come from squares, GGᵀ: they resolve singular values down to √eps of the largest.
+            noise = math.sqrt(torch.finfo(x.dtype).eps) * x.abs().amax(dim=(-2, -1), keepdim=True)
             x = torch.sign(torch.where(x.abs() > noise, x, 0.0))
         if self.method == "svd":
             return polar_factor(x)

@@ -240,6 +240,8 @@ def apply_direction(
 ) -> Tensor:
     """Return ``(1-ηλ)x - ηd`` (`decay` "before") or ``(1-ηλ)(x - ηd)`` ("after")."""
     shrink = 1.0 - lr * weight_decay
+    # Half-precision parameters are rounded once, after the step, not also after the decay.
+    params = params.to(torch.promote_types(params.dtype, direction.dtype))
     if decay == "before":
         return shrink * params - lr * direction
     return shrink * (params - lr * direction)

@@ -37,14 +37,16 @@ def bits(x):
 def snapshot(optimizer, params):
     """Return parameters, gradients and state as plain values."""
     state = {
-        name: {k: bits(v) if isinstance(v, torch.Tensor) else v for k, v in optimizer.state.get(p, {}).items()}
+        name: {
+            k: bits(v) if isinstance(v, torch.Tensor) else v for k, v in optimizer.state.get(p, {}).items()
+        }
         for name, p in params.items()
     }
     grads = {name: None if p.grad is None else bits(p.grad) for name, p in params.items()}
     return {name: bits(p) for name, p in params.items()}, grads, state
 
 
-# ---- options, when the optimizer is made ---------------------------------------------------------------------
+# ---- options, when the optimizer is made ---------------------------------------------------------
 
 OPTIONS = [
     ({"lr": -1e-3}, ValueError, "lr is -0.001"),
@@ -115,7 +117,8 @@ def test_an_option_that_was_valid_as_another_type_is_still_refused():
             DeVA(named().values(), lr=0.1, **{option: bool(accepted)})
 
 
-# ---- parameters ----------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
+
 
 def whole_numbers():
     return torch.ones(3, dtype=torch.int64)
@@ -129,8 +132,12 @@ PARAMETERS = [
     (lambda: [("count", whole_numbers())], {}, TypeError, "'count'.*int64"),
     (lambda: [torch.nn.Parameter(torch.ones(2)) * 2], {}, ValueError, "non-leaf"),
     (lambda: [1.0], {}, TypeError, "Tensors"),
-    (lambda: [("kernel", torch.nn.Parameter(torch.ones(4, 3, 2, 2)))], {"geometry": "spectral"}, ValueError,
-     r"'kernel' has shape \(4, 3, 2, 2\).*2-D.*geometry='linf'"),
+    (
+        lambda: [("kernel", torch.nn.Parameter(torch.ones(4, 3, 2, 2)))],
+        {"geometry": "spectral"},
+        ValueError,
+        r"'kernel' has shape \(4, 3, 2, 2\).*2-D.*geometry='linf'",
+    ),
     (lambda: [torch.nn.Parameter(torch.ones(3))], {"geometry": "spectral"}, ValueError, r"shape \(3,\)"),
     (lambda: [torch.nn.Parameter(torch.ones(()))], {"geometry": "spectral"}, ValueError, r"shape \(\)"),
 ]
@@ -156,11 +163,13 @@ def test_matrix_rules_refuse_other_parameters(rule):
         RuleOptimizer([("bias", torch.nn.Parameter(torch.ones(3)))], rule, 0.1)
 
 
-# ---- gradients -----------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------
+
 
 def _entry(value):
     def spoil(p):
         p.grad.reshape(-1)[-1] = value
+
     return spoil
 
 
@@ -240,11 +249,20 @@ def test_check_finite_can_be_left_to_the_caller():
     assert bool(p.isnan().any())
 
 
-# ---- options, between steps ----------------------------------------------------------------------------------
+# ---- options, between steps ----------------------------------------------------------------------
 
 CHANGES = [
-    ("lr", NAN), ("lr", -1.0), ("lr", True), ("weight_decay", INF), ("betas", (0.9, 1.5)), ("refresh_every", 0),
-    ("beta3", -1.0), ("eps", -1.0), ("preset", "papr"), ("variant", "fulll"), ("geometry", "spectra"),
+    ("lr", NAN),
+    ("lr", -1.0),
+    ("lr", True),
+    ("weight_decay", INF),
+    ("betas", (0.9, 1.5)),
+    ("refresh_every", 0),
+    ("beta3", -1.0),
+    ("eps", -1.0),
+    ("preset", "papr"),
+    ("variant", "fulll"),
+    ("geometry", "spectra"),
     ("polar", "qr"),
 ]
 
