@@ -199,6 +199,19 @@ def _interior_maximum() -> float:
     return float(u @ H @ u - corners)
 
 
+def _sign_of_rounding() -> float:
+    # Ten rank-one gradients of scale 1e-4: for which of them eigh leaves an exact zero is up to LAPACK.
+    scale, eps, betas = 1e-4, 1e-8, (0.95, 0.95)
+    gradients = scale * torch.stack([_matrix([[1], [k]]) for k in range(1, 11)])
+    rule = deva_spectral(preset="paper", variant="sign", betas=betas, eps=eps)
+    rule = replace(rule, scale_invariant=replace(rule.scale_invariant, sign_floor=False))  # sign as a program without guard takes it
+    found = torch.linalg.matrix_norm(_directions(rule, gradients.unsqueeze(0))[0])
+    # In exact arithmetic M' = (r, 0)ᵀ: the second row has V = 0, hence Γ = 0, and msign(sign(M')) = (±1, 0)ᵀ.
+    square = ((1.0 - betas[0]) * torch.linalg.matrix_norm(gradients)) ** 2
+    exact = 0.2 * math.sqrt(2) * ((square + eps) / ((1.0 - betas[1]) * square)).sqrt()
+    return float((found / exact).max()) - 1.0
+
+
 def _memory_first_step() -> float:
     G = _matrix(_GENERIC[0]).unsqueeze(0)
     sizes = [
@@ -286,6 +299,15 @@ _ALL = [
         "Sign vectors attain the box smoothness of every H. False for diag(1,-1): all four give 0, u = "
         "(1, 0) gives 1.",
         _interior_maximum, 0.99,
+    ),
+    CounterExample(
+        "paper-sign-of-rounding", "section 3",
+        "With ε > 0 the S∞ rule as printed takes bounded steps. False for the sign variant on a rank-"
+        "deficient gradient, say 2×1: row 2 of M' = Q_LᵀGQ_R is zero only up to rounding, r_2 c ~ "
+        "1e-24. sign turns it into ±1, and ε beside r cᵀ in the numerator, 1e-8, is not in V = (1-β2) "
+        "r_2 c, so Γ = √((r_2 c+ε)/V) ~ 1e8 or more. Violation: step norm over that of exact "
+        "arithmetic, minus 1, worst of ten gradients 1e-4·(1, k).",
+        _sign_of_rounding, 1e6,
     ),
     CounterExample(
         "paper-memory-first-step", "A1",

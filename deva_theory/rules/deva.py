@@ -163,7 +163,9 @@ def deva_spectral(
         name=f"deva_spectral[{preset}, {variant}]",
         event_ndim=2,
         moment=Moment(beta1, nesterov=reference if nesterov is None else nesterov, bias_correction=corrected),
-        scale_invariant=Polar(method, polar_dtype, of_sign=variant == "sign" or (variant == "memory" and reference)),
+        scale_invariant=Polar(
+            method, polar_dtype, of_sign=variant == "sign" or (variant == "memory" and reference), sign_floor=not reference
+        ),
         adaptation=None if variant == "none" else adaptation,
         basis=basis,
         step_scale=StepScale("sqrt_max", 0.2, bias="adam" if reference else "none", beta2=beta2),

@@ -109,11 +109,15 @@ class Polar:
         Arithmetic of the iterative methods; None keeps the state's.
     of_sign : bool
         Take ``msign(sign(X))`` (the *sign* variant, AdaMuon).
+    sign_floor : bool
+        The sign of entries up to ``√eps`` of the largest is 0. In the eigenbases of the current gradient X is diagonal up to
+        rounding, and the literal sign (False: `reference`, AdaMuon) reads the step off the last bits.
     """
 
     method: str = "svd"
     dtype: torch.dtype | None = None
     of_sign: bool = False
+    sign_floor: bool = False
 
     def __post_init__(self) -> None:
         check_choice("polar", self.method, POLAR_METHODS)
@@ -122,11 +126,11 @@ class Polar:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return msign(x) or msign(sign(x))."""
-        if self.of_sign and x.numel():
-            # Entries that are rounding noise have no sign: without this the step would be read off the last bits.
+        if self.of_sign and self.sign_floor and x.numel():
             # The bases come from squares, GGᵀ: they resolve singular values down to √eps of the largest.
             noise = math.sqrt(torch.finfo(x.dtype).eps) * x.abs().amax(dim=(-2, -1), keepdim=True)
-            x = torch.sign(torch.where(x.abs() > noise, x, 0.0))
+            x = torch.where(x.abs() > noise, x, 0.0)
+        x = torch.sign(x) if self.of_sign else x
         if self.method == "svd":
             return polar_factor(x)
         return polar_factor(x, method=self.method, dtype=self.dtype)
