@@ -25,7 +25,7 @@ from deva_theory.linalg.floating import (
     working_dtype,
 )
 from deva_theory.rules import Rule, deva_linf, deva_spectral
-from deva_theory.rules.validation import check_beta, check_choice
+from deva_theory.rules.validation import check_beta, check_betas, check_choice
 
 Array = Any
 """A torch tensor or a NumPy array: results come back as what the history was."""
@@ -168,7 +168,7 @@ def _checked_history(history: Array) -> Tensor:
         if history.dtype.kind != "f" or history.dtype.itemsize > 8:
             raise TypeError(f"decompose: history has dtype {history.dtype}; convert it to float16, float32 or float64")
         native = history.dtype.newbyteorder("=")
-        usable = history.flags.writeable and history.dtype == native and all(s >= 0 for s in history.strides)
+        usable = history.flags.writeable and history.dtype == native and all(s >= 0 and s % native.itemsize == 0 for s in history.strides)
         tensor = torch.from_numpy(history if usable else history.astype(native, order="C", copy=True))
     elif isinstance(history, Tensor):
         tensor = history.detach()
@@ -217,12 +217,7 @@ def _rmsprop(history: Tensor, beta2: float = 0.999, bias_correction: bool = Fals
 def _adam(
     history: Tensor, betas: tuple[float, float] = (0.9, 0.999), bias_correction: bool = True
 ) -> Decomposition:
-    try:
-        beta1, beta2 = betas
-    except (TypeError, ValueError):
-        raise ValueError(f"decompose: betas is {betas!r}; give the pair (beta1, beta2)") from None
-    check_beta("beta1", beta1)
-    check_beta("beta2", beta2)
+    beta1, beta2 = check_betas(betas)
     if beta2 == 0.0 and beta1 > 0.0:
         raise ValueError("decompose: beta2 is 0 and beta1 is not: m/√v is then unbounded (0 < beta2 is needed)")
     return _decompose_entries(history, "adam", beta1=beta1, beta2=beta2, bias_correction_on=bias_correction)

@@ -84,8 +84,10 @@ def polar_factor(
         return _polar_svd(G, rtol)
     if rtol is not None:
         raise ValueError(f"polar_factor: rtol belongs to method 'svd', not to {method!r}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"polar_factor: steps is {steps}; use at least 1")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"polar_factor: steps is {steps!r}; use an integer >= 1")
+    if coefficients is not None and not all(isinstance(s, Sequence) for s in coefficients):
+        raise ValueError(f"polar_factor: coefficients is {coefficients!r}; give one sequence (a1, a3, ...) per step, as in [(1.5, -0.5)]")
     if method == "newton_schulz":
         sets = [REFERENCE_QUINTIC] if coefficients is None else list(coefficients)
         count = 5 if steps is None and coefficients is None else steps or len(sets)
@@ -109,7 +111,10 @@ def _polar_svd(G: Tensor, rtol: float | None) -> Tensor:
     if G.numel() == 0:
         return torch.zeros_like(G)
     X, _ = unit_scale(G.to(working_dtype(G.dtype)), 2)
-    U, S, Vh = torch.linalg.svd(X, full_matrices=False)
+    try:
+        U, S, Vh = torch.linalg.svd(X, full_matrices=False)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError("polar_factor: the SVD failed; G probably has NaN or infinite entries") from error
     if rtol is None:
         rtol = torch.finfo(X.dtype).eps * max(G.shape[-2:])
     kept = (S > rtol * S[..., :1]).to(X.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deva_theory.optim.shell import RuleOptimizer
 from deva_theory.rules import Rule, deva_linf, deva_spectral
-from deva_theory.rules.validation import check_choice, check_positive_int
+from deva_theory.rules.validation import check_bool, check_choice, check_positive_int
 
 GEOMETRIES = ("auto", "linf", "spectral")
 
@@ -82,11 +82,15 @@ class DeVA(RuleOptimizer):
         max_basis_dim: int = 8192,
         check_finite: bool = True,
     ) -> None:
-        options = {
-            "geometry": geometry, "preset": preset, "variant": variant, "betas": betas, "beta3": beta3, "eps": eps,
+        check_bool("check_finite", check_finite)
+        options: dict[str, Any] = {
+            "geometry": geometry, "preset": preset, "variant": variant, "beta3": beta3, "eps": eps,
             "refresh_every": refresh_every, "polar": polar, "polar_dtype": polar_dtype, "nesterov": nesterov,
             "max_basis_dim": max_basis_dim,
         }
+        if betas is not None:
+            # Absent otherwise: schedulers that cycle betas then say so instead of unpacking None.
+            options["betas"] = betas
         super().__init__(params, None, lr, weight_decay=weight_decay, check_finite=check_finite, **options)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -108,7 +112,7 @@ class DeVA(RuleOptimizer):
 
     @staticmethod
     def _rule(group: dict[str, Any], spectral: bool) -> Rule:
-        betas = group["betas"]
+        betas = group.get("betas")
         common = (group["preset"], group["variant"], tuple(betas) if isinstance(betas, list) else betas, group["eps"], group["nesterov"])
         if not spectral:
             return _linf(*common)

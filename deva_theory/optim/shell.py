@@ -61,7 +61,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> None:
         self._rule_of_all = rule
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "check_finite": check_finite, **defaults})
-        self._stacked: dict[tuple[int, ...], State] = {}
+        self._stacked: dict[tuple[int, ...], tuple[AnyRule, State]] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its hyper-parameters and its parameters."""
@@ -149,12 +149,19 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _state_of(self, bucket: _Bucket) -> State:
         key = tuple(id(p) for p in bucket.params)
-        if key in self._stacked:
-            return self._stacked[key]
+        if key in self._stacked and self._stacked[key][0] == bucket.rule:
+            return self._stacked[key][1]
         states = [self.state[p] for p in bucket.params]
+        fresh = bucket.rule.init(torch.stack([p.detach().reshape(bucket.event) for p in bucket.params]))
         if not states[0]:
-            return bucket.rule.init(torch.stack([p.detach().reshape(bucket.event) for p in bucket.params]))
+            return fresh
         first = states[0]
+        if first.keys() != fresh.keys():
+            other = sorted(first.keys() ^ fresh.keys())
+            raise ValueError(
+                f"{bucket.rule.name}: the state of these parameters was made with options that store something else ({', '.join(other)}); "
+                "variant, geometry and whether beta1 is 0 cannot change between steps. Change them back, or make a new optimizer"
+            )
         return {k: torch.stack([s[k] for s in states]) if isinstance(v, Tensor) else v for k, v in first.items()}
 
     def _commit(self, bucket: _Bucket, direction: Tensor, state: State, skipped: bool) -> None:
@@ -162,7 +169,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         taken = set(key)
         for other in [k for k in self._stacked if k != key and not taken.isdisjoint(k)]:
             del self._stacked[other]
-        self._stacked[key] = state
+        self._stacked[key] = (bucket.rule, state)
         group = bucket.group
         for index, p in enumerate(bucket.params):
             # Views into the batch: state_dict sees per-parameter tensors, nothing is stored twice.

@@ -24,6 +24,7 @@ import torch
 from deva_theory.rules.basis import KroneckerBasis
 from deva_theory.rules.parts import Adaptation, Identity, Moment, Polar, Sign, StepScale
 from deva_theory.rules.rule import Rule
+from deva_theory.rules.validation import check_betas
 
 
 def gradient_descent(*, beta1: float = 0.0) -> Rule:
@@ -51,6 +52,7 @@ def rmsprop(*, beta2: float = 0.99, eps: float = 1e-8, eps_mode: str = "outside"
 
 def adam(*, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, bias_correction: bool = True) -> Rule:
     """Return Adam, ``m̂/(√v̂+ε)`` (Kingma and Ba 2015; SPEC D4)."""
+    check_betas(betas)
     adaptation = Adaptation(betas[1], tracked="gradient", eps=eps, bias_correction=bias_correction)
     return Rule("adam", moment=Moment(betas[0], bias_correction=bias_correction), adaptation=adaptation)
 
@@ -74,6 +76,7 @@ def soap(
     refresh_every: int = 10, bias_correction: bool = True,
 ) -> Rule:
     """Return SOAP: Adam in the eigenbasis of Shampoo's factors (Vyas et al. 2025); its first call only builds the bases."""
+    check_betas(betas)
     return Rule(
         "soap",
         2,
@@ -94,6 +97,7 @@ def adamuon(
 
     Whether the momentum is a sum or an average does not matter: sign forgets the scale.
     """
+    check_betas(betas)
     return Rule(
         "adamuon",
         2,

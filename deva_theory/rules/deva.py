@@ -9,7 +9,7 @@ import torch
 from deva_theory.rules.basis import KroneckerBasis
 from deva_theory.rules.parts import Adaptation, Moment, Polar, Sign, StepScale
 from deva_theory.rules.rule import Rule
-from deva_theory.rules.validation import check_beta, check_choice
+from deva_theory.rules.validation import check_betas, check_choice
 
 PRESETS = ("corrected", "paper", "reference")
 VARIANTS = ("full", "memory", "instantaneous", "sign", "none", "snr")
@@ -59,7 +59,7 @@ def deva_linf(
     """
     check_choice("preset", preset, PRESETS)
     check_choice("variant", variant, VARIANTS)
-    beta1, beta2 = _pair(betas)
+    beta1, beta2 = check_betas(betas)
     corrected = preset == "corrected"
     default_eps = {"corrected": _RELATIVE_EPS, "paper": 1e-8, "reference": 1e-5}[preset]
     adaptation = Adaptation(
@@ -73,7 +73,7 @@ def deva_linf(
     return Rule(
         name=f"deva_linf[{preset}, {variant}]",
         event_ndim=event_ndim,
-        moment=Moment(beta1, nesterov=bool(nesterov), bias_correction=corrected),
+        moment=Moment(beta1, nesterov=False if nesterov is None else nesterov, bias_correction=corrected),
         scale_invariant=Sign(),
         adaptation=None if variant == "none" else adaptation,
     )
@@ -129,7 +129,7 @@ def deva_spectral(
     """
     check_choice("preset", preset, PRESETS)
     check_choice("variant", variant, VARIANTS)
-    beta1, beta2 = _pair(betas)
+    beta1, beta2 = check_betas(betas)
     reference, corrected = preset == "reference", preset == "corrected"
     from_gradient = variant == "instantaneous" or (variant == "memory" and reference)
     if variant == "memory":
@@ -178,13 +178,3 @@ def without_rotation_back(rule: Rule) -> Rule:
     if rule.basis is None:
         raise ValueError(f"without_rotation_back: {rule.name} has no basis to rotate back from")
     return replace(rule, name=f"{rule.name} without rotation back", basis=replace(rule.basis, restores=False))
-
-
-def _pair(betas: tuple[float, float]) -> tuple[float, float]:
-    try:
-        beta1, beta2 = betas
-    except (TypeError, ValueError):
-        raise ValueError(f"betas is {betas!r}; give the pair (beta1, beta2)") from None
-    check_beta("beta1", beta1)
-    check_beta("beta2", beta2)
-    return beta1, beta2

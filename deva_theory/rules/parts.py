@@ -24,7 +24,7 @@ from torch import Tensor
 
 from deva_theory.linalg import bias_correction, ema_update, polar_factor, power_of_two, rms_update, unit_scale
 from deva_theory.linalg.polar import POLAR_METHODS
-from deva_theory.rules.validation import check_beta, check_choice, check_nonnegative
+from deva_theory.rules.validation import check_beta, check_bool, check_choice, check_nonnegative
 
 State = dict[str, "Tensor | int"]
 
@@ -57,6 +57,7 @@ class Moment:
 
     def __post_init__(self) -> None:
         check_beta("beta1", self.beta)
+        check_bool("nesterov", self.nesterov)
 
     def init(self, params: Tensor) -> State:
         """Return the zero moment, or nothing for β = 0."""
@@ -121,6 +122,8 @@ class Polar:
 
     def __post_init__(self) -> None:
         check_choice("polar", self.method, POLAR_METHODS)
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"polar_dtype is {self.dtype!r}; use a floating-point torch.dtype such as torch.float32")
         if self.method == "svd" and self.dtype is not None:
             raise ValueError("polar_dtype applies to the iterative polar factors; drop it or choose polar='newton_schulz'")
 

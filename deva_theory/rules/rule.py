@@ -156,9 +156,9 @@ class Rule:
         TypeError, ValueError
             Unusable gradient; the state is unchanged.
         """
-        expected = next((v.shape for k in ("momentum", "rms") if isinstance(v := state.get(k), Tensor)), None)
+        shape, dtype = _layout(state)
         grad = check_gradient(
-            grad, name=self.name, expected=expected, event_ndim=self.event_ndim, finite=check_finite
+            grad, name=self.name, expected=shape, event_ndim=self.event_ndim, finite=check_finite, dtype=dtype
         )
         with torch.no_grad():
             return self._update(grad.to(working_dtype(grad.dtype)), dict(state), diagnostics, donate)
@@ -233,6 +233,16 @@ class Rule:
         if skipped:
             return params, state
         return apply_direction(params, direction, lr=lr, weight_decay=weight_decay, decay=self.decay), state
+
+
+def _layout(state: State) -> tuple[torch.Size | None, torch.dtype | None]:
+    """Return shape and dtype of the parameters that a state belongs to, None for stateless rules."""
+    for keys in (("momentum",), ("rms",), ("rms_rows", "rms_columns"), ("L", "R")):
+        found = [v for k in keys if isinstance(v := state.get(k), Tensor)]
+        if found:
+            shape = found[0].shape if len(found) == 1 else found[0].shape[:-1] + found[1].shape[-1:]
+            return shape, found[0].dtype
+    return None, None
 
 
 def apply_direction(

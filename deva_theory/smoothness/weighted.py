@@ -44,7 +44,7 @@ def box_smoothness(H: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        More than 16 rows: the 2^{m-1} sign vectors are enumerated.
+        More than 16 rows: the 2^{m-1} sign vectors are enumerated. H with a negative eigenvalue.
     """
     ones = torch.ones(*H.shape[:-1], 1, dtype=H.dtype, device=H.device)
     return weighted_box_smoothness(H, ones)
@@ -67,6 +67,7 @@ def weighted_box_smoothness(H: Tensor, gamma: Tensor) -> Tensor:
     m = H.shape[-1]
     if m > _ENUMERATED:
         raise ValueError(f"weighted_box_smoothness: H has {m} rows; enumeration of sign vectors stops at {_ENUMERATED}")
+    _check_semidefinite("weighted_box_smoothness", H)
     bits = torch.arange(2 ** max(m - 1, 0), device=H.device)
     powers = 2 ** torch.arange(m, device=H.device)
     # u and -u give the same value, so the last sign is fixed (its bit is never set).
@@ -76,6 +77,17 @@ def weighted_box_smoothness(H: Tensor, gamma: Tensor) -> Tensor:
         corners = signs * gamma[..., j].unsqueeze(-2)
         total = total + ((corners @ H) * corners).sum(-1).amax(-1)
     return total
+
+
+def _check_semidefinite(name: str, H: Tensor) -> None:
+    if not H.numel():
+        return
+    eigenvalues = torch.linalg.eigvalsh(H)
+    tolerance = 100 * H.shape[-1] * torch.finfo(H.dtype).eps * eigenvalues.abs().amax(dim=-1)
+    if bool((eigenvalues[..., 0] < -tolerance).any()):
+        raise ValueError(
+            f"{name}: H has the eigenvalue {float(eigenvalues[..., 0].min()):.3g}; corners of the box attain the supremum for H ≽ 0 only"
+        )
 
 
 def spectral_smoothness(H: Tensor, n: int) -> Tensor:
@@ -135,7 +147,14 @@ def weighted_spectral_smoothness(
         witness = torch.where(better[..., None, None], O, witness)
     aligned = form(witness) @ witness.mT
     upper = torch.full_like(best, torch.inf)
-    for A in (0.5 * (aligned + aligned.mT), K.mean(dim=-3)):
+    candidates = [0.5 * (aligned + aligned.mT), K.mean(dim=-3)]
+    if m > n:
+        # O has n columns: tr(A OOᵀ) sees n of the m eigenvalues of A, so shifting the small ones into b pays.
+        values, vectors = torch.linalg.eigh(candidates[1])
+        for k in range(m):
+            shifted = (values - values[..., k : k + 1]).clamp_min(0)
+            candidates.append((vectors * shifted.unsqueeze(-2)) @ vectors.mT)
+    for A in candidates:
         floor = torch.linalg.eigvalsh(A)[..., :1].clamp_max(0)
         A = A - floor.unsqueeze(-1) * torch.eye(m, dtype=A.dtype, device=A.device)
         b = torch.linalg.eigvalsh(K - A.unsqueeze(-3))[..., -1].clamp_min(0)

@@ -375,8 +375,8 @@ ERRORS = [
     (G, {"coefficients": [CUBIC]}, ValueError, "belong to the iterative methods"),
     (G, {"dtype": torch.float32}, ValueError, "belong to the iterative methods"),
     (G, {"method": "newton_schulz", "rtol": 1e-3}, ValueError, "rtol belongs to method 'svd'"),
-    (G, {"method": "newton_schulz", "steps": 0}, ValueError, "steps is 0; use at least 1"),
-    (G, {"method": "polar_express", "steps": -2}, ValueError, "steps is -2; use at least 1"),
+    (G, {"method": "newton_schulz", "steps": 0}, ValueError, "steps is 0; use an integer"),
+    (G, {"method": "polar_express", "steps": -2}, ValueError, "steps is -2; use an integer"),
     (G, {"method": "newton_schulz", "coefficients": []}, ValueError, "coefficients is empty"),
     (G, {"method": "newton_schulz", "coefficients": [CUBIC, ()]}, ValueError, "coefficients is empty"),
 ]

@@ -274,7 +274,7 @@ def test_an_option_spoilt_between_steps_changes_nothing(key, value):
     for step in range(2):
         give_gradients(params, step)
         optimizer.step()
-    before, good = snapshot(optimizer, params), optimizer.param_groups[0][key]
+    before, good = snapshot(optimizer, params), optimizer.param_groups[0].get(key)
     optimizer.param_groups[0][key] = value
     with pytest.raises(ValueError, match=r"lr|decay|beta|refresh|eps|preset|variant|geometry|polar"):
         optimizer.step()
@@ -292,3 +292,31 @@ def test_a_state_of_other_parameters_is_refused():
     fewer = DeVA([params["weight"]], lr=0.1)
     with pytest.raises(ValueError, match="group"):
         fewer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("change", [{"variant": "none"}, {"betas": (0.0, 0.9)}, {"variant": "memory"}])
+def test_options_that_change_what_is_stored_are_refused_by_name(change):
+    p = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = DeVA([p], lr=0.1)
+    p.grad = torch.eye(3)
+    optimizer.step()
+    before = p.detach().clone()
+    optimizer.param_groups[0].update(change)
+    with pytest.raises(ValueError, match="cannot change between steps"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_one_cycle_schedules_say_what_they_need():
+    def parameter():
+        return torch.nn.Parameter(torch.ones(3, 3))
+
+    with pytest.raises(ValueError, match="momentum or beta1"):
+        torch.optim.lr_scheduler.OneCycleLR(DeVA([parameter()], lr=0.1), max_lr=0.1, total_steps=10)
+    torch.optim.lr_scheduler.OneCycleLR(DeVA([parameter()], lr=0.1, betas=(0.9, 0.95)), max_lr=0.1, total_steps=10)
+
+
+@pytest.mark.parametrize("options", [{"polar_dtype": torch.int32}, {"polar_dtype": "float32"}, {"nesterov": "yes"}, {"check_finite": 1}])
+def test_wrong_kinds_of_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DeVA([torch.nn.Parameter(torch.ones(3, 3))], lr=0.1, **({"polar": "newton_schulz"} | options))

@@ -207,3 +207,17 @@ def test_the_check_of_finiteness_can_be_left_out(rule):
         return
     D, _, _ = rule.update(filled(NAN), rule.init(torch.zeros(3, 2)), check_finite=False)
     assert bool(D.isnan().any())
+
+
+def test_dtype_layout_and_shape_are_checked_against_the_state():
+    rule = deva_spectral(variant="memory", betas=(0.0, 0.9))
+    state = rule.init(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="shape"):
+        rule.update(torch.ones(2, 2), state)
+    with pytest.raises(TypeError, match="float64"):
+        rule.update(torch.ones(3, 2, dtype=torch.float64), state)
+    with pytest.raises(TypeError, match="sparse"):
+        rule.update(torch.ones(3, 2).to_sparse(), state)
+    for betas in ((0.9,), (0.9, 0.9, 0.9), 0.9):
+        with pytest.raises(ValueError, match="pair"):
+            adam(betas=betas)

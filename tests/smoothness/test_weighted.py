@@ -121,7 +121,20 @@ def test_chain_of_bounds_for_the_box_norm(example):
 def test_box_smoothness_of_diagonal_and_rank_one():
     d = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
     assert box_smoothness(torch.diag(d)) == 8.0
-    assert box_smoothness(torch.outer(d, -d)) <= 0 < box_smoothness(torch.outer(d, d)) == 64.0
+    assert box_smoothness(torch.outer(d, d)) == 64.0
+
+
+@pytest.mark.parametrize("H", [torch.diag(torch.tensor([1.0, -1.0])), -torch.eye(3)])
+def test_box_smoothness_refuses_indefinite_hessians(H):
+    with pytest.raises(ValueError, match="eigenvalue -1"):
+        box_smoothness(H)
+
+
+def test_the_upper_end_is_tight_for_tall_parameters_without_adaptation():
+    for m, n in ((4, 1), (5, 2)):
+        H = psd(m, seed=m)
+        found = weighted_spectral_smoothness(H, torch.ones(m, n, dtype=H.dtype), torch.eye(m, dtype=H.dtype))
+        torch.testing.assert_close(found.upper, spectral_smoothness(H, n), rtol=1e-9, atol=0)
 
 
 def test_box_is_batched_over_hessians_and_weights():
