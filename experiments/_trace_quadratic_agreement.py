@@ -7,6 +7,8 @@ processor gives other trajectories of the same distribution: perturbing the star
 * per-seed tables are compared as distributions over seeds (two-sample Kolmogorov-Smirnov, family-wise level 1e-3);
 * medians along a run must lie within the committed quartile band, widened by a tenth of its logarithmic width
   plus 2%;
+* quartiles must agree within a factor 30, ratios and factors within 2 to 10 (a perturbation of 1e-7 moves them by up to 12 and 2.6),
+  shares of values within .1;
 * what is not chaotic (the Hessians) must agree to float32 rounding, step lengths to 5%.
 """
 
@@ -20,6 +22,7 @@ from scipy.stats import ks_2samp
 from deva_theory.report.tables import Table, compare_tables
 
 _FAMILY_LEVEL = 1e-3
+_QUARTILE = 30.0
 
 
 def changes(stem: str, new: Table, committed: Table, methods: Sequence[str]) -> list[str]:
@@ -34,13 +37,15 @@ def changes(stem: str, new: Table, committed: Table, methods: Sequence[str]) -> 
     if stem in ("trace_quadratic_final", "trace_quadratic_sweep"):
         return _distributions(a, b, methods)
     if stem == "trace_quadratic":
-        return _bands(a, b, "median", "q25", "q75")
+        return _bands(a, b, "median", "q25", "q75") + _within(a, b, {"q25": _QUARTILE, "q75": _QUARTILE})
     if stem == "trace_quadratic_smoothness":
         lines = []
         for name in ("signed", "absolute", "lower", "upper"):
             lines += _bands(a, b, f"{name}_median", f"{name}_q25", f"{name}_q75")
+            lines += _within(a, b, {f"{name}_q25": _QUARTILE, f"{name}_q75": _QUARTILE})
+        factors = {"ratio_lower": 3.0, "ratio_upper": 3.0, "gamma_max_median": 2.0, "signed_median_on_log_axis": 10.0}
         plain = {k: (1e-5, 0.0) for k in a if k.startswith("plain_")}
-        return lines + _pointwise(a, b, plain)
+        return lines + _within(a, b, factors) + _pointwise(a, b, plain | {"signed_nonpositive": (0.0, 0.1)})
     rtol = 0.05 if stem == "trace_quadratic_steps" else 1e-5
     # Hessian entries outside the blocks are exact zeros; inside, rounding is absolute.
     return _pointwise(a, b, {k: (rtol, 0.0 if rtol > 1e-3 else 1e-2) for k in a if k not in keys})
@@ -86,6 +91,22 @@ def _bands(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], median: str
         f"column {median}: {outside.size} of {x.size} medians outside the committed quartile band, first in row {row}: "
         f"{x[row]:.4g} not in [{lower[row]:.4g}, {upper[row]:.4g}]"
     ]
+
+
+def _within(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], factors: Mapping[str, float]) -> list[str]:
+    """Compare up to a factor; in columns with both signs, values below the median size only by their size."""
+    lines = []
+    for column, factor in factors.items():
+        x, y = a[column], b[column]
+        good = (x <= y * factor) & (x >= y / factor) & (y > 0)
+        if not (y > 0).all():
+            size = np.median(np.abs(y))
+            good |= (np.abs(x) <= factor * size) & (np.abs(y) <= size)
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            count = int((~good).sum())
+            lines.append(f"column {column}: {count} values moved by more than {factor:g} times, first {y[row]:.4g} -> {x[row]:.4g}")
+    return lines
 
 
 def _pointwise(a: Table, b: Table, tolerances: Mapping[str, tuple[float, float]]) -> list[str]:

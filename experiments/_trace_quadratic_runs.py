@@ -156,11 +156,11 @@ def trajectory(
     X = instances.X0
     state = rule.init(X)
     factors = schedule(config)
-    constant = method == "gd"
+    constant = method == "gd" and not matched
     target = math.sqrt(X.shape[-2] * X.shape[-1])
     yield 0, X, None
     for step in range(config.steps):
-        if constant:
+        if method == "gd":
             gradient = problem.gradient(X)
         else:
             gradient = problem.row_gradient(instances.A, X, instances.rows[step], squared=squared)
@@ -197,7 +197,7 @@ def losses(
         if step in keep:
             values.append(0.5 * (A @ X.double()).square().sum(dim=(-2, -1)))
         path, last = path + torch.linalg.vector_norm(X - last, dim=(-2, -1)), X
-    total = lr * (config.steps if method == "gd" else float(schedule(config).sum()))
+    total = lr * (config.steps if method == "gd" and not matched else float(schedule(config).sum()))
     return {"f": torch.stack(values).numpy(), "step_length": (path / torch.as_tensor(total).flatten()).double().numpy()}
 
 

@@ -35,9 +35,18 @@ def win_fraction(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     return (wins / len(a), *wilson_interval(wins, len(a)))
 
 
+def diverged_is_infinite(values: np.ndarray) -> np.ndarray:
+    """Return the values with NaN as +inf: a run that has diverged is worse than any other, never missing."""
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.quantile(values, 0.5, method="inverted_cdf"))
+
+
 def _verdict(final: Mapping[str, np.ndarray]) -> tuple[str, str]:
     """Return the method of least median, and the methods from which it cannot be told apart."""
-    best = min(final, key=lambda m: float(np.median(final[m])))
+    best = min(final, key=lambda m: _median(final[m]))
     # The winner must beat every other on more than half of the seeds, beyond sampling error.
     open_ = [m for m in final if m != best and win_fraction(final[best], final[m])[1] <= 0.5]
     return best, ", ".join(open_) or "none"
@@ -47,7 +56,7 @@ def _final_rows(tables: Mapping[str, Table], methods: Sequence[str]) -> Iterable
     table = {k: np.asarray(v) for k, v in tables["trace_quadratic_final"].items()}
     for protocol, hessian in _pairs(table):
         chosen = (table["protocol"] == protocol) & (table["hessian"] == hessian)
-        yield f"{protocol}, {hessian}", {m: table[m][chosen] for m in methods}, {}
+        yield f"{protocol}, {hessian}", {m: diverged_is_infinite(table[m][chosen]) for m in methods}, {}
 
 
 def _tuned_rows(tables: Mapping[str, Table], methods: Sequence[str]) -> Iterable[tuple]:
@@ -59,9 +68,9 @@ def _tuned_rows(tables: Mapping[str, Table], methods: Sequence[str]) -> Iterable
         final, lrs = {}, {}
         for m in methods:
             rates = np.unique(table["lr"])
-            medians = [np.median(np.nan_to_num(table[m][even & (table["lr"] == lr)], nan=np.inf)) for lr in rates]
+            medians = [_median(diverged_is_infinite(table[m][even & (table["lr"] == lr)])) for lr in rates]
             lrs[m] = float(rates[int(np.argmin(medians))])
-            final[m] = table[m][base & (table["seed"] % 2 == 1) & (table["lr"] == lrs[m])]
+            final[m] = diverged_is_infinite(table[m][base & (table["seed"] % 2 == 1) & (table["lr"] == lrs[m])])
         yield f"tuned {protocol}, {hessian}", final, lrs
 
 
@@ -77,7 +86,7 @@ def summarise(tables: Mapping[str, Table], methods: Sequence[str]) -> str:
         best, rivals = _verdict(final)
         middle, low, high = median_interval(final[best])
         winners.append((label, best, f"{middle:.3g} [{low:.3g}, {high:.3g}]", rivals))
-        ranking = sorted(final, key=lambda m: float(np.median(final[m])))
+        ranking = sorted(final, key=lambda m: _median(final[m]))
         cells = []
         for m in ranking:
             middle, low, high = median_interval(final[m])

@@ -51,8 +51,10 @@ def draw(data: Path, out: Path, formats: Sequence[str]) -> list[Path]:
 def _sweep_panel(panel: Axes, table: dict[str, np.ndarray], methods: Sequence[str]) -> None:
     rates = np.unique(table["lr"])
     for method in methods:
-        bands = [np.nanquantile(rows(table, lr=lr)[method], [0.25, 0.5, 0.75]) for lr in rates]
-        low, middle, high = np.maximum(np.asarray(bands), LOWEST / 100).T
+        # A diverged seed counts as infinite; where the quantile itself is infinite the curve ends.
+        finals = [np.nan_to_num(rows(table, lr=lr)[method], nan=np.inf, posinf=np.inf) for lr in rates]
+        bands = np.asarray([np.quantile(f, [0.25, 0.5, 0.75], method="inverted_cdf") for f in finals])
+        low, middle, high = np.maximum(np.where(np.isfinite(bands), bands, np.nan), LOWEST / 100).T
         style = method_style(method)
         panel.plot(rates, middle, **style)
         panel.fill_between(rates, low, high, color=style["color"], alpha=0.12, linewidth=0)

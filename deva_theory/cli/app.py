@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"deva-theory: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"deva-theory: {error.strerror or error}{where}; make that place readable and writable", file=sys.stderr)
+        return Exit.BAD_INPUT
     except KeyboardInterrupt:
         print(
             "deva-theory: interrupted; the same command resumes: finished parts are kept in build/cache",

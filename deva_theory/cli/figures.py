@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deva_theory.cli.errors import BadInput, Exit
 from deva_theory.cli.pipeline import (
+    check_readme,
     compare_experiment,
     draw_figure,
     publish,
@@ -46,8 +47,19 @@ def make_figures(
     Exit
         ``CHANGED`` if a table differs from the committed one and is not updated now.
     """
-    # Before anything long: a figure that cannot be loaded is an error at once.
+    # Before anything long: a figure that cannot be loaded, a README that cannot be filled and a place that cannot be written
+    # are errors at once.
     figures = {name: project.figure(name) for name in names}
+    formats = tuple(options.formats)
+    if options.update:
+        check_readme(project)
+        if not reuse:
+            # Tables and pictures are committed together: all figures of an experiment, in the formats that documents show.
+            touched = {module.EXPERIMENT for module in figures.values()}
+            others = {name: project.figure(name) for name in project.figure_names()}
+            figures |= {name: module for name, module in others.items() if module.EXPERIMENT in touched}
+            formats = tuple(dict.fromkeys((*formats, "pdf", "png")))
+    project.build.mkdir(parents=True, exist_ok=True)
     changes: list[str] = []
     made: list[Path] = []
     texts: list[str] = []
@@ -66,7 +78,7 @@ def make_figures(
                 texts.append(experiment.text)
         with progress.task("drawing", total=len(figures)) as task:
             for name, module in figures.items():
-                made += draw_figure(project, name, module, data, options.formats)
+                made += draw_figure(project, name, module, data, formats)
                 task.advance()
     # Printed after the bars are gone: standard output holds results alone.
     for text in texts:

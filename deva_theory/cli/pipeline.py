@@ -16,7 +16,7 @@ from deva_theory.report.includes import refresh_includes
 from deva_theory.report.tables import Table, compare_tables, read_csv, write_csv
 from deva_theory.runtime import Cache, Progress
 
-__all__ = ["Experiment", "compare_experiment", "draw_figure", "publish", "refresh_readme", "run_experiment", "set_threads"]
+__all__ = ["Experiment", "check_readme", "compare_experiment", "draw_figure", "publish", "refresh_readme", "run_experiment", "set_threads"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ def draw_figure(
     out.mkdir(parents=True, exist_ok=True)
     try:
         return [Path(path) for path in module.draw(data, out, formats)]
+    except (KeyError, ValueError) as error:
+        where = data.relative_to(project.root).as_posix()
+        raise BadInput(f"figure {name} cannot be drawn from {where}: {error}; restore the tables or run without --reuse-data") from error
     finally:
         pyplot.close("all")
 
@@ -164,6 +167,11 @@ def publish(project: Project, files: Iterable[Path]) -> list[Path]:
     return copies
 
 
+def check_readme(project: Project) -> None:
+    """Raise BadInput if the README's include blocks cannot be filled; change nothing."""
+    _filled_readme(project)
+
+
 def refresh_readme(project: Project) -> list[Path]:
     """Fill the README's include blocks from the committed result files; return the file if it changed.
 
@@ -172,15 +180,20 @@ def refresh_readme(project: Project) -> list[Path]:
     BadInput
         If a block names a missing file or is malformed.
     """
-    readme = project.root / "README.md"
-    if not readme.is_file():
-        return []
-    old = readme.read_text(encoding="utf-8")
-    try:
-        new = refresh_includes(old, project.root)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"README.md: {error}") from error
+    old, new = _filled_readme(project)
     if new == old:
         return []
+    readme = project.root / "README.md"
     readme.write_text(new, encoding="utf-8")
     return [readme]
+
+
+def _filled_readme(project: Project) -> tuple[str, str]:
+    readme = project.root / "README.md"
+    if not readme.is_file():
+        return "", ""
+    old = readme.read_text(encoding="utf-8")
+    try:
+        return old, refresh_includes(old, project.root)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"README.md: {error}") from error

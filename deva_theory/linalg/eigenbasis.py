@@ -47,7 +47,7 @@ def canonical_null_space(A: Tensor, Q: Tensor) -> Tensor:
     if A.numel() == 0:
         return Q
     quotients = (Q * (A @ Q)).sum(dim=-2, keepdim=True)
-    tolerance = 10 * Q.shape[-1] * torch.finfo(A.dtype).eps
+    tolerance = 10 * Q.shape[-1] ** 0.5 * torch.finfo(A.dtype).eps
     live = quotients > tolerance * quotients.amax(dim=-1, keepdim=True)
     kept = torch.where(live, Q, 0.0)
     fixed = torch.cos(torch.arange(1, Q.shape[-1] ** 2 + 1, dtype=torch.float64).square()).reshape(Q.shape[-2:]).to(Q)
@@ -56,7 +56,7 @@ def canonical_null_space(A: Tensor, Q: Tensor) -> Tensor:
     return basis * torch.where(torch.diagonal(triangle, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
 
 
-def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Tensor, Tensor]:
+def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr", keep_dead: bool = False) -> tuple[Tensor, Tensor]:
     """Move an approximate eigenbasis towards that of A.
 
     Parameters
@@ -72,6 +72,10 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Ten
         ``rotation``: nine matrix products, no factorisation. After the same sort, rotate every pair of columns at
         once by the Jacobi angle ``½ atan2(2B_ij, b_i - b_j)``, ``B = QᵀAQ``: ``Q ← Q exp(K)``, the exponential by its
         series and one Newton-Schulz step. Quadratic convergence near the eigenbasis (compare Ogita and Aishima 2018).
+    keep_dead : bool
+        ``qr`` only. Where A has fewer directions than columns, the images ``A q`` are dependent and the trailing columns of a
+        QR are rounding noise. True keeps the old directions there, made orthogonal to the live ones, so that the basis does not
+        depend on the last bits of A; costs one host synchronisation. False is the plain step.
 
     Returns
     -------
@@ -93,10 +97,20 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr") -> tuple[Ten
     Q, image = (torch.take_along_dim(x, order.unsqueeze(-2), dim=-1) for x in (Q, image))
     if method == "rotation":
         return _rotate(Q, image), order
-    # A column without gradient keeps its old direction: its image is rounding noise.
-    size = torch.linalg.vector_norm(image, dim=-2, keepdim=True)
-    live = size > 10 * Q.shape[-1] * torch.finfo(A.dtype).eps * size.amax(dim=-1, keepdim=True)
-    return torch.linalg.qr(torch.where(live, image, Q)).Q, order
+    basis, triangle = torch.linalg.qr(image)
+    if not keep_dead:
+        return basis, order
+    size = torch.diagonal(triangle, dim1=-2, dim2=-1).abs()
+    live = size > 100 * Q.shape[-1] ** 0.5 * torch.finfo(A.dtype).eps * size.amax(dim=-1, keepdim=True)
+    if bool(live.all()):
+        return basis, order
+    # Live columns first: a dead one in between would pass its noise on to those behind it.
+    pivots = torch.argsort((~live).to(torch.int8), dim=-1, stable=True)
+    order, live = torch.take_along_dim(order, pivots, dim=-1), torch.take_along_dim(live, pivots, dim=-1).unsqueeze(-2)
+    Q, image = (torch.take_along_dim(x, pivots.unsqueeze(-2), dim=-1) for x in (Q, image))
+    basis = torch.linalg.qr(image).Q
+    kept = torch.where(live, basis, 0.0)
+    return torch.linalg.qr(torch.where(live, basis, Q - kept @ (kept.mT @ Q))).Q, order
 
 
 def _rotate(Q: Tensor, image: Tensor) -> Tensor:

@@ -59,9 +59,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         self, params: Iterable[Any], rule: AnyRule | None, lr: float = 1e-3, *,
         weight_decay: float = 0.0, check_finite: bool = True, **defaults: Any,
     ) -> None:
+        if rule is not None and not isinstance(rule, (Rule, Shampoo, FullMatrixAdaGrad)):
+            raise TypeError(f"rule is {rule!r}; pass a rule such as deva_theory.rules.adam()")
+        if rule is None and type(self).rule_for is RuleOptimizer.rule_for:
+            raise TypeError("rule is None; pass a rule such as deva_theory.rules.adam()")
         self._rule_of_all = rule
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "check_finite": check_finite, **defaults})
-        self._stacked: dict[tuple[int, ...], tuple[AnyRule, State]] = {}
+        self._stacked: dict[tuple[int, ...], tuple[AnyRule, State, list[State]]] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its hyper-parameters and its parameters."""
@@ -105,6 +109,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             skipped = bucket.rule.only_builds(state)
             direction, new, _ = bucket.rule.update(grads, state, check_finite=False)
             results.append((bucket, direction, new, skipped))
+        self._reject_nonfinite([
+            (f"stacked with {len(b.params)} of shape {b.event}: the step (the gradient overflows)", d)
+            for b, d, _, _ in results if b.group["check_finite"]
+        ])
         for bucket, direction, new, skipped in results:
             self._commit(bucket, direction, new, skipped)
         return loss
@@ -149,9 +157,15 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _state_of(self, bucket: _Bucket) -> State:
         key = tuple(id(p) for p in bucket.params)
-        if key in self._stacked and self._stacked[key][0] == bucket.rule:
-            return self._stacked[key][1]
-        states = [self.state[p] for p in bucket.params]
+        if key in self._stacked:
+            rule, stacked, views = self._stacked[key]
+            # The batch counts only while `state` still holds the views that were issued for it.
+            if rule == bucket.rule and all(p in self.state for p in bucket.params) and all(
+                self.state[p].keys() == view.keys() and all(self.state[p][k] is v for k, v in view.items())
+                for p, view in zip(bucket.params, views, strict=True)
+            ):
+                return stacked
+        states = [self.state.get(p, {}) for p in bucket.params]
         fresh = bucket.rule.init(torch.stack([p.detach().reshape(bucket.event) for p in bucket.params]))
         if not states[0]:
             return fresh
@@ -169,11 +183,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         taken = set(key)
         for other in [k for k in self._stacked if k != key and not taken.isdisjoint(k)]:
             del self._stacked[other]
-        self._stacked[key] = (bucket.rule, state)
+        views = [
+            {k: v[index] if isinstance(v, Tensor) else v for k, v in state.items()} for index in range(len(bucket.params))
+        ]
+        self._stacked[key] = (bucket.rule, state, views)
         group = bucket.group
         for index, p in enumerate(bucket.params):
             # Views into the batch: state_dict sees per-parameter tensors, nothing is stored twice.
-            self.state[p] = {k: v[index] if isinstance(v, Tensor) else v for k, v in state.items()}
+            self.state[p] = dict(views[index])
             if not skipped:
                 p.copy_(apply_direction(
                     p, direction[index].view(p.shape), lr=group["lr"], weight_decay=group["weight_decay"],

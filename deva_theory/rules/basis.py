@@ -39,8 +39,9 @@ class KroneckerBasis:
         False leaves updates in the rotated basis: Algorithm 2 as the paper's first version printed it, kept as
         a counter-example (SPEC M9).
     canonical : bool
-        Choose the null space of the first L and R by :func:`deva_theory.linalg.canonical_null_space`, so that for m ≠ n the
-        step does not depend on rounding, hence not on the scale of the gradients.
+        Choose the null space of the first L and R by :func:`deva_theory.linalg.canonical_null_space` and keep directions
+        without gradient at a refresh, so that for gradients of low rank the step does not depend on rounding, hence not on
+        their scale.
     """
 
     beta: float = 0.95
@@ -66,7 +67,7 @@ class KroneckerBasis:
         for side, d in (("L", m), ("R", n)):
             state[side] = params.new_zeros(*batch, d, d)
             state[f"Q_{side}"] = torch.eye(d, dtype=params.dtype, device=params.device).expand(*batch, d, d).clone()
-        # Units of L and R, as the exponent of the largest gradient entry so far; that of zero is the least.
+        # Units of L and R, as a binary exponent; that of zero is the least.
         state["exponent"] = exponent_of(torch.zeros_like(params), 2)
         return state
 
@@ -82,12 +83,13 @@ class KroneckerBasis:
 
     def learn(self, G: Tensor, state: State, *, donate: bool) -> None:
         """Advance L and R."""
-        # Eigenbases forget the scale: L and R are kept in units of the largest gradient so far, so that G Gᵀ
-        # neither overflows nor underflows.
-        old = _tensor(state, "exponent")
-        exponent = torch.maximum(old, exponent_of(G, 2))
+        # Eigenbases forget the scale: L and R are kept in the units of what they hold or of the present gradient,
+        # whichever is larger, so that G Gᵀ neither overflows nor underflows and a spike is forgotten.
+        old, limit = _tensor(state, "exponent"), exponent_limit(G.dtype)
+        held = torch.maximum(exponent_of(_tensor(state, "L"), 2), exponent_of(_tensor(state, "R"), 2))
+        exponent = torch.maximum(old + held // 2, exponent_of(G, 2)).clamp(-limit, limit)
         state["exponent"] = exponent
-        shrink = power_of_two((2 * (old - exponent)).clamp_min(-exponent_limit(G.dtype)), G.dtype)
+        shrink = power_of_two((2 * (old - exponent)).clamp(-limit, limit), G.dtype)
         scaled = G * power_of_two(-exponent, G.dtype)
         for side, gram in (("L", scaled @ scaled.mT), ("R", scaled.mT @ scaled)):
             average = _tensor(state, side)
@@ -104,8 +106,9 @@ class KroneckerBasis:
     def move(self, state: State, adaptation: Adaptation | None) -> None:
         """Refresh both bases and carry the moments along."""
         old = _tensor(state, "Q_L"), _tensor(state, "Q_R")
-        Q_L, rows = refresh_eigenbasis(_tensor(state, "L"), old[0], method=self.refresh)
-        Q_R, columns = refresh_eigenbasis(_tensor(state, "R"), old[1], method=self.refresh)
+        keep = self.canonical and self.refresh == "qr"
+        Q_L, rows = refresh_eigenbasis(_tensor(state, "L"), old[0], method=self.refresh, keep_dead=keep)
+        Q_R, columns = refresh_eigenbasis(_tensor(state, "R"), old[1], method=self.refresh, keep_dead=keep)
         left, right = Q_L.mT @ old[0], Q_R.mT @ old[1]
         state["Q_L"], state["Q_R"] = Q_L, Q_R
         if self.carry_momentum and "momentum" in state:

@@ -161,7 +161,13 @@ class Rule:
             grad, name=self.name, expected=shape, event_ndim=self.event_ndim, finite=check_finite, dtype=dtype
         )
         with torch.no_grad():
-            return self._update(grad.to(working_dtype(grad.dtype)), dict(state), diagnostics, donate)
+            result = self._update(grad.to(working_dtype(grad.dtype)), dict(state), diagnostics, donate)
+        if check_finite and not bool(torch.isfinite(result[0]).all()):
+            raise ValueError(
+                f"{self.name}: the direction is not finite though grad is: its entries, up to {float(grad.abs().max()):.3g}, overflow in "
+                f"{grad.dtype}. Scale the gradients down" + ("; the donated state is lost" if donate else "; the state is unchanged")
+            )
+        return result
 
     def _update(
         self, grad: Tensor, state: State, diagnostics: bool, donate: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -39,9 +40,9 @@ def check_nonnegative(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a finite number >= 0")
 
 
-def check_positive_int(name: str, value: int) -> None:
+def check_positive_int(name: str, value: object) -> None:
     """Raise ValueError unless value is an integer ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be an integer >= 1")
 
 
@@ -101,4 +102,5 @@ def check_gradient(
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NumPy scalars register as numbers too.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

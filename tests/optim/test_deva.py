@@ -593,3 +593,25 @@ def test_the_error_cases_of_torchs_own_optimizers():
             DeVA(params, **({"lr": 0.1} | inputs.kwargs))
         checked += 1
     assert checked >= 6
+
+
+def test_edits_of_the_state_count():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = DeVA([p], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state.clear()
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 1
+    optimizer.state[p]["momentum"] = torch.full((3,), 5.0)
+    optimizer.step()
+    assert float(optimizer.state[p]["momentum"][0]) == pytest.approx(0.9 * 5 + 0.1)
+
+
+def test_an_overflowing_step_changes_nothing():
+    p = torch.nn.Parameter(torch.zeros(64, 64))
+    optimizer = DeVA([p], lr=1e-2)
+    p.grad = torch.full((64, 64), 1e37)
+    with pytest.raises(ValueError, match="overflow"):
+        optimizer.step()
+    assert not p.isnan().any() and not optimizer.state

@@ -411,3 +411,45 @@ def test_default_hyper_parameters(kind, preset):
     assert rule.decay == ("after" if kind == "spectral" and preset == "reference" else "before")
     if kind == "spectral":
         assert rule.basis.beta == 0.95 and rule.basis.refresh_every == 10
+
+
+@pytest.mark.parametrize("shape, rank", [((64, 64), 4), ((20, 20), 1), ((32, 16), 1), ((64, 32), 4), ((3, 12), 1)])
+def test_corrected_does_not_see_the_scale_of_low_rank_gradients(shape, rank):
+    """Past several refreshes: L has fewer directions than rows for a long time."""
+    generator = torch.Generator().manual_seed(1)
+    m, n = shape
+
+    def normal(*size):
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    grads = [normal(m, rank) @ normal(rank, n) for _ in range(45)]
+    rule = deva_spectral()
+    runs = []
+    for scale in (1.0, 3.0):
+        state, out = rule.init(grads[0]), []
+        for G in grads:
+            D, state, _ = rule.update(G * scale, state)
+            out.append(D)
+        runs.append(torch.stack(out))
+    assert float((runs[0] - runs[1]).norm(dim=(1, 2)).max() / runs[0].norm(dim=(1, 2)).max()) < 1e-9
+
+
+def test_a_spike_is_forgotten():
+    torch.manual_seed(0)
+    D = torch.tensor([1.0, 0.3, 0.1, 0.03])[:, None]
+    rule = deva_spectral(betas=(0.5, 0.5))
+    state = rule.init(torch.zeros(4, 4))
+    for t in range(800):
+        _, state, _ = rule.update(torch.randn(4, 4) * 1e25 if t == 0 else D * torch.randn(4, 4), state)
+    assert 1e-3 < float(state["L"].max()) < 10
+    C = state["Q_L"].T @ torch.diag(D[:, 0] ** 2) @ state["Q_L"]
+    assert float((C - torch.diag(C.diag())).norm() / C.norm()) < 0.4
+
+
+def test_a_gradient_that_overflows_inside_changes_nothing():
+    rule = deva_spectral()
+    state = rule.init(torch.zeros(64, 64))
+    before = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+    with pytest.raises(ValueError, match="overflow"):
+        rule.update(torch.full((64, 64), 1e37), state)
+    assert all(torch.equal(v, before[k]) if isinstance(v, torch.Tensor) else v == before[k] for k, v in state.items())
