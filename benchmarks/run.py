@@ -11,29 +11,28 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import batching, carry, linear_algebra
+from benchmarks import batching, carry, linear_algebra, sensitivity
 from deva_theory.runtime import provenance
 
-SUMMARIES = {"batching": batching.summary, "carry": carry.summary, "linear_algebra": linear_algebra.summary}
-BENCHMARKS = {"batching": batching.run, "carry": carry.run, "linear_algebra": linear_algebra.run}
+MODULES = {"batching": batching, "carry": carry, "linear_algebra": linear_algebra, "sensitivity": sensitivity}
 
 
 def main(names: list[str]) -> int:
     """Run the named benchmarks, all by default."""
-    unknown = [name for name in names if name not in BENCHMARKS]
+    unknown = [name for name in names if name not in MODULES]
     if unknown:
-        print(f"unknown benchmark {unknown[0]!r}; known are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(f"unknown benchmark {unknown[0]!r}; known are {', '.join(MODULES)}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    for name in names or BENCHMARKS:
+    for name in names or MODULES:
         start = time.perf_counter()
-        result = BENCHMARKS[name]()
+        result = MODULES[name].run()
         record = {"result": result, "provenance": provenance(seconds=time.perf_counter() - start)}
         text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        summary = SUMMARIES[name](json.loads(text)["result"])
+        summary = MODULES[name].summary(json.loads(text)["result"])
         (folder / f"{name}.txt").write_text(summary + "\n", encoding="utf-8")
         print(f"== {name}\n{summary}")
     return 0

@@ -17,7 +17,7 @@ def median_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float,
     """Return the median and its 95% percentile-bootstrap interval over seeds."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975])
+    low, high = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975], method="inverted_cdf")  # no interpolation: may be infinite
     return float(np.median(values)), float(low), float(high)
 
 
@@ -40,13 +40,9 @@ def diverged_is_infinite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def _median(values: np.ndarray) -> float:
-    return float(np.quantile(values, 0.5, method="inverted_cdf"))
-
-
 def _verdict(final: Mapping[str, np.ndarray]) -> tuple[str, str]:
     """Return the method of least median, and the methods from which it cannot be told apart."""
-    best = min(final, key=lambda m: _median(final[m]))
+    best = min(final, key=lambda m: float(np.median(final[m])))
     # The winner must beat every other on more than half of the seeds, beyond sampling error.
     open_ = [m for m in final if m != best and win_fraction(final[best], final[m])[1] <= 0.5]
     return best, ", ".join(open_) or "none"
@@ -68,7 +64,7 @@ def _tuned_rows(tables: Mapping[str, Table], methods: Sequence[str]) -> Iterable
         final, lrs = {}, {}
         for m in methods:
             rates = np.unique(table["lr"])
-            medians = [_median(diverged_is_infinite(table[m][even & (table["lr"] == lr)])) for lr in rates]
+            medians = [np.median(diverged_is_infinite(table[m][even & (table["lr"] == lr)])) for lr in rates]
             lrs[m] = float(rates[int(np.argmin(medians))])
             final[m] = diverged_is_infinite(table[m][base & (table["seed"] % 2 == 1) & (table["lr"] == lrs[m])])
         yield f"tuned {protocol}, {hessian}", final, lrs
@@ -86,7 +82,7 @@ def summarise(tables: Mapping[str, Table], methods: Sequence[str]) -> str:
         best, rivals = _verdict(final)
         middle, low, high = median_interval(final[best])
         winners.append((label, best, f"{middle:.3g} [{low:.3g}, {high:.3g}]", rivals))
-        ranking = sorted(final, key=lambda m: _median(final[m]))
+        ranking = sorted(final, key=lambda m: float(np.median(final[m])))
         cells = []
         for m in ranking:
             middle, low, high = median_interval(final[m])

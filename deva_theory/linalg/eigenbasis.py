@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deva_theory.linalg.coefficients import QUINTIC
 from deva_theory.linalg.floating import unit_scale
+from deva_theory.linalg.polar import matrix_polynomial
 
 REFRESH_METHODS = ("eigh", "qr", "rotation")
 
@@ -49,11 +50,16 @@ def canonical_null_space(A: Tensor, Q: Tensor) -> Tensor:
     quotients = (Q * (A @ Q)).sum(dim=-2, keepdim=True)
     tolerance = 10 * Q.shape[-1] ** 0.5 * torch.finfo(A.dtype).eps
     live = quotients > tolerance * quotients.amax(dim=-1, keepdim=True)
-    kept = torch.where(live, Q, 0.0)
     fixed = torch.cos(torch.arange(1, Q.shape[-1] ** 2 + 1, dtype=torch.float64).square()).reshape(Q.shape[-2:]).to(Q)
-    filled = torch.where(live, Q, fixed - kept @ (kept.mT @ fixed))
-    basis, triangle = torch.linalg.qr(filled)
-    return basis * torch.where(torch.diagonal(triangle, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+    return _completed(Q, live, fixed)
+
+
+def _completed(basis: Tensor, live: Tensor, filling: Tensor) -> Tensor:
+    """Keep the live columns of an orthogonal basis (they come first); put the filling, orthonormalised, in place of the others."""
+    kept = torch.where(live, basis, 0.0)
+    Q, triangle = torch.linalg.qr(torch.where(live, basis, filling - kept @ (kept.mT @ filling)))
+    # LAPACK's signs would turn live columns over.
+    return Q * torch.where(torch.diagonal(triangle, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
 
 
 def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr", keep_dead: bool = False) -> tuple[Tensor, Tensor]:
@@ -100,6 +106,7 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr", keep_dead: b
     basis, triangle = torch.linalg.qr(image)
     if not keep_dead:
         return basis, order
+    # The residual of a dependent column is rounding of its whole image: ten times that of an eigenvalue solver's zeros.
     size = torch.diagonal(triangle, dim1=-2, dim2=-1).abs()
     live = size > 100 * Q.shape[-1] ** 0.5 * torch.finfo(A.dtype).eps * size.amax(dim=-1, keepdim=True)
     if bool(live.all()):
@@ -108,9 +115,7 @@ def refresh_eigenbasis(A: Tensor, Q: Tensor, *, method: str = "qr", keep_dead: b
     pivots = torch.argsort((~live).to(torch.int8), dim=-1, stable=True)
     order, live = torch.take_along_dim(order, pivots, dim=-1), torch.take_along_dim(live, pivots, dim=-1).unsqueeze(-2)
     Q, image = (torch.take_along_dim(x, pivots.unsqueeze(-2), dim=-1) for x in (Q, image))
-    basis = torch.linalg.qr(image).Q
-    kept = torch.where(live, basis, 0.0)
-    return torch.linalg.qr(torch.where(live, basis, Q - kept @ (kept.mT @ Q))).Q, order
+    return _completed(torch.linalg.qr(image).Q, live, Q), order
 
 
 def _rotate(Q: Tensor, image: Tensor) -> Tensor:
@@ -130,15 +135,10 @@ def _rotate(Q: Tensor, image: Tensor) -> Tensor:
     # exp(K) to degree 5, error at most ½⁶/720; the last step restores orthogonality to rounding, also that lost over
     # earlier refreshes.
     turn = square / 2 + fourth / 24 + K @ _plus_identity(square / 6 + fourth / 120)
-    return _quintic(Q @ _plus_identity(turn))
+    return matrix_polynomial(Q @ _plus_identity(turn), QUINTIC)
 
 
 def _plus_identity(X: Tensor) -> Tensor:
     torch.diagonal(X, dim1=-2, dim2=-1).add_(1.0)
     return X
 
-
-def _quintic(X: Tensor) -> Tensor:
-    a, b, c = QUINTIC
-    gram = X.mT @ X
-    return a * X + X @ (b * gram + c * (gram @ gram))

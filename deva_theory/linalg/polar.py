@@ -101,6 +101,35 @@ def polar_factor(
     return _iterate(G, safe, schatten8=False, cushion=c, dtype=dtype)
 
 
+def gram_powers(X: Tensor, count: int) -> list[Tensor]:
+    """Return ``(XXᵀ)^k`` for k = 1 … count."""
+    powers = [X @ X.mT] if count else []
+    for _ in range(count - 1):
+        powers.append(powers[-1] @ powers[0])
+    return powers
+
+
+def matrix_polynomial(X: Tensor, coefficients: Sequence[float], powers: Sequence[Tensor] | None = None) -> Tensor:
+    """Return ``a₁X + a₃(XXᵀ)X + a₅(XXᵀ)²X + …``: the odd polynomial on the singular values of X.
+
+    Parameters
+    ----------
+    X : Tensor, shape ``(..., m, n)``
+    coefficients : sequence of float
+        (a₁, a₃, a₅, …).
+    powers : sequence of Tensor, optional
+        :func:`gram_powers` of X, when they are at hand.
+    """
+    if powers is None:
+        powers = gram_powers(X, len(coefficients) - 1)
+    if len(coefficients) == 1:
+        return X * coefficients[0]
+    mixed = powers[0] * coefficients[1]
+    for p, coefficient in zip(powers[1:], coefficients[2:], strict=True):
+        mixed = mixed + p * coefficient
+    return X * coefficients[0] + mixed @ X
+
+
 def _repeat(sets: list, count: int) -> list:
     if not sets or any(len(s) == 0 for s in sets):
         raise ValueError("polar_factor: coefficients is empty; give at least one set (a1, a3, ...)")
@@ -131,24 +160,15 @@ def _iterate(G: Tensor, sets: list, *, schatten8: bool, cushion: float, dtype: t
     if tall:  # iterate on the smaller Gram matrix
         X = X.mT
     for index, polynomial in enumerate(sets):
-        gram = X @ X.mT
-        powers = [gram]
-        for _ in range(len(polynomial) - 2):
-            powers.append(powers[-1] @ gram)
+        powers = gram_powers(X, len(polynomial) - 1)
         if schatten8 and index == 0:
             # ‖(XXᵀ)²‖_F^{1/4} is the Schatten-8 norm: at least σ_max, far tighter than Frobenius.
-            square = powers[1] if len(powers) > 1 else gram @ gram
+            square = powers[1] if len(powers) > 1 else gram_powers(X, 2)[1]
             bound = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True).pow(0.25)
             bound = torch.where(bound > 0, bound, 1.0)
             X = X / bound
             powers = [p / bound ** (2 * (k + 1)) for k, p in enumerate(powers)]
-        step = X * polynomial[0]
-        if len(polynomial) > 1:
-            mixed = powers[0] * polynomial[1]
-            for p, coefficient in zip(powers[1:], polynomial[2:], strict=True):
-                mixed = mixed + p * coefficient
-            step = step + mixed @ X
-        X = step
+        X = matrix_polynomial(X, polynomial, powers)
     if tall:
         X = X.mT
     return X.to(G.dtype)

@@ -109,10 +109,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             skipped = bucket.rule.only_builds(state)
             direction, new, _ = bucket.rule.update(grads, state, check_finite=False)
             results.append((bucket, direction, new, skipped))
-        self._reject_nonfinite([
-            (f"stacked with {len(b.params)} of shape {b.event}: the step (the gradient overflows)", d)
-            for b, d, _, _ in results if b.group["check_finite"]
-        ])
+        checked = [(bucket, direction) for bucket, direction, _, _ in results if bucket.group["check_finite"]]
+        if not _all_finite([direction for _, direction in checked]):
+            bucket = next(b for b, d in checked if not _all_finite([d]))
+            raise ValueError(
+                f"{bucket.rule.name}: the step of the parameters of shape {bucket.event} is not finite though their gradients are: they "
+                "overflow; nothing was changed. Skip this step, or lower the loss scale"
+            )
         for bucket, direction, new, skipped in results:
             self._commit(bucket, direction, new, skipped)
         return loss
@@ -140,16 +143,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def _reject_nonfinite(named: list[tuple[str, Tensor]]) -> None:
-        if not named:
+        if _all_finite([grad for _, grad in named]):
             return
-        # One flag per device, so one synchronisation instead of one per parameter.
-        flags: dict[torch.device, Tensor] = {}
-        for _, grad in named:
-            flag = torch.isfinite(grad).all()
-            flags[grad.device] = flag if grad.device not in flags else flags[grad.device] & flag
-        if all(bool(flag) for flag in flags.values()):
-            return
-        bad = [name for name, grad in named if not bool(torch.isfinite(grad).all())]
+        bad = [name for name, grad in named if not _all_finite([grad])]
         raise ValueError(
             f"the gradient of {len(bad)} parameter(s) has NaN or infinite entries, first {bad[0]}; nothing was changed. "
             "Skip this step, lower the learning rate or the loss scale, or pass check_finite=False"
@@ -220,6 +216,15 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _name(group: dict[str, Any], index: int) -> str:
         names = group.get("param_names")
         return repr(names[index]) if names else f"number {index} of its group, shape {tuple(group['params'][index].shape)}"
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    # One flag per device, so one synchronisation instead of one per tensor.
+    flags: dict[torch.device, Tensor] = {}
+    for x in tensors:
+        flag = torch.isfinite(x).all()
+        flags[x.device] = flag if x.device not in flags else flags[x.device] & flag
+    return all(bool(flag) for flag in flags.values())
 
 
 def _check_rates(group: dict[str, Any], *, tensors: bool = False) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deva_theory.linalg import REFRESH_METHODS, canonical_null_space, eigenbasis, ema_update, refresh_eigenbasis
 from deva_theory.linalg.floating import exponent_limit, exponent_of, power_of_two
-from deva_theory.rules.parts import Adaptation, State, _tensor
+from deva_theory.rules.parts import Adaptation, State, state_tensor
 from deva_theory.rules.validation import check_beta, check_choice, check_positive_int
 
 CARRIES = ("none", "permute", "overlap")
@@ -73,46 +73,46 @@ class KroneckerBasis:
 
     def project(self, G: Tensor, state: State) -> Tensor:
         """Return ``Q_Lᵀ G Q_R``."""
-        return _tensor(state, "Q_L").mT @ G @ _tensor(state, "Q_R")
+        return state_tensor(state, "Q_L").mT @ G @ state_tensor(state, "Q_R")
 
     def restore(self, X: Tensor, state: State) -> Tensor:
         """Return ``Q_L X Q_Rᵀ``."""
         if not self.restores:
             return X
-        return _tensor(state, "Q_L") @ X @ _tensor(state, "Q_R").mT
+        return state_tensor(state, "Q_L") @ X @ state_tensor(state, "Q_R").mT
 
     def learn(self, G: Tensor, state: State, *, donate: bool) -> None:
         """Advance L and R."""
         # Eigenbases forget the scale: L and R are kept in the units of what they hold or of the present gradient,
         # whichever is larger, so that G Gᵀ neither overflows nor underflows and a spike is forgotten.
-        old, limit = _tensor(state, "exponent"), exponent_limit(G.dtype)
-        held = torch.maximum(exponent_of(_tensor(state, "L"), 2), exponent_of(_tensor(state, "R"), 2))
+        old, limit = state_tensor(state, "exponent"), exponent_limit(G.dtype)
+        held = torch.maximum(exponent_of(state_tensor(state, "L"), 2), exponent_of(state_tensor(state, "R"), 2))
         exponent = torch.maximum(old + held // 2, exponent_of(G, 2)).clamp(-limit, limit)
         state["exponent"] = exponent
         shrink = power_of_two((2 * (old - exponent)).clamp(-limit, limit), G.dtype)
         scaled = G * power_of_two(-exponent, G.dtype)
         for side, gram in (("L", scaled @ scaled.mT), ("R", scaled.mT @ scaled)):
-            average = _tensor(state, side)
+            average = state_tensor(state, side)
             average = average.mul_(shrink) if donate else average * shrink
             state[side] = ema_update(average, gram, self.beta, donate=True)
 
     def build(self, state: State) -> None:
         """Take the first bases from L and R."""
         for side in ("L", "R"):
-            average = _tensor(state, side)
+            average = state_tensor(state, side)
             Q = eigenbasis(average)
             state[f"Q_{side}"] = canonical_null_space(average, Q) if self.canonical else Q
 
     def move(self, state: State, adaptation: Adaptation | None) -> None:
         """Refresh both bases and carry the moments along."""
-        old = _tensor(state, "Q_L"), _tensor(state, "Q_R")
+        old = state_tensor(state, "Q_L"), state_tensor(state, "Q_R")
         keep = self.canonical and self.refresh == "qr"
-        Q_L, rows = refresh_eigenbasis(_tensor(state, "L"), old[0], method=self.refresh, keep_dead=keep)
-        Q_R, columns = refresh_eigenbasis(_tensor(state, "R"), old[1], method=self.refresh, keep_dead=keep)
+        Q_L, rows = refresh_eigenbasis(state_tensor(state, "L"), old[0], method=self.refresh, keep_dead=keep)
+        Q_R, columns = refresh_eigenbasis(state_tensor(state, "R"), old[1], method=self.refresh, keep_dead=keep)
         left, right = Q_L.mT @ old[0], Q_R.mT @ old[1]
         state["Q_L"], state["Q_R"] = Q_L, Q_R
         if self.carry_momentum and "momentum" in state:
-            state["momentum"] = left @ _tensor(state, "momentum") @ right.mT
+            state["momentum"] = left @ state_tensor(state, "momentum") @ right.mT
         if adaptation is not None and self.carry_adaptation == "permute":
             adaptation.permute(state, rows, columns)
         if adaptation is not None and self.carry_adaptation == "overlap":

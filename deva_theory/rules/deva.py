@@ -102,7 +102,9 @@ def deva_spectral(
         ``paper``: Algorithm 2 as printed (second version): ε beside r cᵀ in the numerator, M' and V left as they are at
         a refresh, bases by eigh.  ``reference``: the eight points of the published implementation, see SPEC section 3.
         ``corrected`` (default): r, c from ``M'/(1-β1^t)``, ``V/(1-β2^t)``, relative ε, no skipped step, M' carried exactly into
-        the refreshed basis, V with the columns it belongs to.
+        the refreshed basis, V with the columns it belongs to. The step does not depend on the scale of the gradients beyond
+        rounding; in float32 that rounding can grow to percents for gradients of rank far below the sides, where the QR of nearly
+        dependent columns amplifies it.
     variant : {"full", "memory", "instantaneous", "sign", "none", "snr"}
         ``memory``: second moment of size m + n (``paper``: EMA(r)EMA(c); ``reference``: √(EMA(r²)EMA(c²)) of the projected
         gradient, sign before msign; ``corrected``: √(EMA(r²)EMA(c²)) of the momentum).  ``instantaneous``: r, c from the

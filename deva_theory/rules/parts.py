@@ -67,7 +67,7 @@ class Moment:
         """Advance the moment in `state` and return it."""
         if self.beta == 0.0:
             return g
-        m = ema_update(_tensor(state, "momentum"), g, self.beta, donate=donate)
+        m = ema_update(state_tensor(state, "momentum"), g, self.beta, donate=donate)
         state["momentum"] = m
         return m
 
@@ -229,6 +229,8 @@ class Adaptation:
         check_choice("eps_mode", self.eps_mode, EPS_MODES)
         if self.factored != "no" and self.amplitude != "marginals":
             raise ValueError("a factored second moment needs amplitude='marginals'")
+        if self.factored == "mean" and self.bias_correction:
+            raise ValueError("factored='mean' has no bias correction here: V is a product of two means; use 'root_mean_square'")
 
     def init(self, params: Tensor) -> State:
         """Return the zero second moment."""
@@ -252,14 +254,14 @@ class Adaptation:
         decay, weight = (1.0, 1.0) if self.beta is None else (self.beta, 1.0 - self.beta)
         below = self._factors(sources[self.tracked], corrections[self.tracked])
         if self.factored == "no":
-            state["rms"] = rms_update(_tensor(state, "rms"), _product(below), decay, weight, donate=donate)
-            rms = _tensor(state, "rms")
+            state["rms"] = rms_update(state_tensor(state, "rms"), _product(below), decay, weight, donate=donate)
+            rms = state_tensor(state, "rms")
         else:
             power = 2.0 if self.factored == "root_mean_square" else 1.0
             for key, x in zip(("rms_rows", "rms_columns"), below, strict=True):
-                state[key] = rms_update(_tensor(state, key), x**power, decay, weight, donate=donate)
+                state[key] = rms_update(state_tensor(state, key), x**power, decay, weight, donate=donate)
             root = 1.0 / power
-            rms = _tensor(state, "rms_rows") ** root * _tensor(state, "rms_columns") ** root
+            rms = state_tensor(state, "rms_rows") ** root * state_tensor(state, "rms_columns") ** root
         if self.bias_correction and self.beta is not None:
             rms = rms / math.sqrt(bias_correction(self.beta, step))
         if self.numerator == "unit":
@@ -298,7 +300,7 @@ class Adaptation:
         for key, order, dim in (("rms", rows, -2), ("rms", columns, -1), ("rms_rows", rows, -2), ("rms_columns", columns, -1)):
             if key in state:
                 index = order.unsqueeze(-1 if dim == -2 else -2)
-                state[key] = torch.take_along_dim(_tensor(state, key), index, dim=dim)
+                state[key] = torch.take_along_dim(state_tensor(state, key), index, dim=dim)
 
     def carry(self, state: State, left: Tensor, right: Tensor) -> None:
         r"""Carry the second moment into refreshed bases by squared overlaps.
@@ -316,7 +318,7 @@ class Adaptation:
         A, B = left.square(), right.square()
         for key, rows, columns in (("rms", A, B), ("rms_rows", A, None), ("rms_columns", None, B)):
             if key in state:
-                state[key] = _mix_squares(_tensor(state, key), rows, columns)
+                state[key] = _mix_squares(state_tensor(state, key), rows, columns)
 
 
 def marginals(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -340,7 +342,8 @@ def _product(factors: tuple[Tensor, ...]) -> Tensor:
     return factors[0] if len(factors) == 1 else factors[0] * factors[1]
 
 
-def _tensor(state: State, key: str) -> Tensor:
+def state_tensor(state: State, key: str) -> Tensor:
+    """Return a tensor of a state."""
     value = state[key]
     assert isinstance(value, Tensor)
     return value

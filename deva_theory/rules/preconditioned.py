@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deva_theory.linalg import ema_update, symmetric_power
 from deva_theory.linalg.floating import working_dtype
-from deva_theory.rules.parts import Moment, State, _tensor
+from deva_theory.rules.parts import Moment, State, state_tensor
 from deva_theory.rules.rule import Diagnostics
 from deva_theory.rules.validation import check_beta, check_gradient, check_nonnegative, check_real_tensor
 
@@ -55,7 +55,7 @@ class FullMatrixAdaGrad:
         self, grad: Tensor, state: State, *, diagnostics: bool = False, donate: bool = False, check_finite: bool = True
     ) -> tuple[Tensor, State, Diagnostics | None]:
         """Return ``(direction, state, None)``; the split is :func:`deva_theory.decompose` with kind "full_matrix"."""
-        S = _tensor(state, "second_moment")
+        S = state_tensor(state, "second_moment")
         g = _gradient(self, grad, S.shape[:-1], check_finite)
         state = dict(state)
         state["step"] = int(state["step"]) + 1
@@ -102,7 +102,7 @@ class Shampoo:
         self, grad: Tensor, state: State, *, diagnostics: bool = False, donate: bool = False, check_finite: bool = True
     ) -> tuple[Tensor, State, Diagnostics | None]:
         """Return ``(direction, state, None)``; the split is :func:`deva_theory.decompose` with kind "shampoo"."""
-        L, R = _tensor(state, "L"), _tensor(state, "R")
+        L, R = state_tensor(state, "L"), state_tensor(state, "R")
         G = _gradient(self, grad, L.shape[:-1] + R.shape[-1:], check_finite)
         state = dict(state)
         state["step"] = int(state["step"]) + 1

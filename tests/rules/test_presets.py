@@ -453,3 +453,16 @@ def test_a_gradient_that_overflows_inside_changes_nothing():
     with pytest.raises(ValueError, match="overflow"):
         rule.update(torch.full((64, 64), 1e37), state)
     assert all(torch.equal(v, before[k]) if isinstance(v, torch.Tensor) else v == before[k] for k, v in state.items())
+
+
+@pytest.mark.parametrize("variant", ["full", "memory", "snr"])
+def test_squared_overlaps_carry_v(variant):
+    grads = gapped((4, 4), turn=12)
+    rule = spectral(variant=variant)
+    rule = replace(rule, basis=replace(rule.basis, carry_adaptation="overlap"))
+    # Squared overlaps of V itself; for `memory` of the mean squares of row and column norms.
+    exponent = 2.0 if variant == "memory" else 1.0
+    oracle = NaiveCorrectedSpectral(variant=variant, eps=1e-16, carry="overlap", carry_exponent=exponent)
+    assert worst(run_rule(rule, grads), run_oracle(oracle, grads)) < 1e-9
+    assert worst(run_rule(spectral(variant=variant), grads), run_oracle(
+        NaiveCorrectedSpectral(variant=variant, eps=1e-16, carry="overlap", carry_exponent=exponent), grads)) > 1e-6
