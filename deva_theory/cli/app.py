@@ -18,13 +18,21 @@ from deva_theory.cli.errors import BadInput, Exit
 __all__ = ["main"]
 
 _FORMATS = ("pdf", "png", "svg")
+_VERDICTS = ("PROVED", "CERTIFIED", "SUPPORTED", "HOLDS_IF", "REFUTED", "INCONCLUSIVE", "NOT_CHECKED")
 
 # command: (module with run(options) -> Exit, one line for --help)
 _COMMANDS = {
     "reproduce": (
         "deva_theory.cli.reproduce",
-        "compute every figure's data, draw, and compare with the committed numbers",
+        "verify the fast tier, compute every figure's data, draw, and compare with the committed numbers",
     ),
+    "claims": ("deva_theory.cli.claims", "list the statements about DeVA with their verdicts, without running anything"),
+    "verify": (
+        "deva_theory.cli.verify",
+        "check claims with their negative controls and compare with the expected verdicts",
+    ),
+    "explain": ("deva_theory.cli.explain", "one claim: statement, method, evidence, counter-example as a snippet that runs"),
+    "falsify": ("deva_theory.cli.falsify", "search for a violation of one claim until the time is up"),
     "figures": (
         "deva_theory.cli.figures",
         "the same for some figures, or redraw them from the committed numbers",
@@ -84,8 +92,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="deva-theory",
-        description="Regenerate the theory figures of the DeVA paper, checked against the committed numbers.",
-        epilog="Exit codes: 0 all as expected, 1 a result changed, 2 bad input, 130 interrupted.",
+        description="Check the claims of the DeVA paper and regenerate its theory figures, compared with the committed results.",
+        epilog="Exit codes: 0 all as expected, 1 a verdict or result changed, 2 bad input, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"deva-theory {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -109,12 +117,29 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--reuse-data", action="store_true", help="draw from the committed CSV files, compute nothing"
             )
-        if name != "doctor":
-            _add_run_options(command)
+        if name in ("claims", "verify"):
+            command.add_argument("ids", nargs="*", metavar="ID", help="D3 stands for D3-... too (default: all)")
+        if name in ("explain", "falsify"):
+            command.add_argument("id", metavar="ID")
+        if name == "claims":
+            command.add_argument("--verdict", action="append", choices=_VERDICTS, help="only these; may be repeated")
+        if name == "verify":
+            command.add_argument("--tier", choices=("fast", "full"), default="fast", help="budgets (default: %(default)s)")
+            command.add_argument("--json", type=Path, metavar="F", help="write all verdicts to this file too")
+        if name == "explain":
+            command.add_argument("--all", action="store_true", help="print every line of the derivation")
+        if name == "falsify":
+            command.add_argument("--budget", type=_seconds, default=60.0, metavar="T", help="60s, 2m, ... (default: 60s)")
+            command.add_argument("--quiet", action="store_true", help="show no progress")
+        if name in ("reproduce", "figures"):
+            _add_picture_options(command)
+        if name in ("reproduce", "figures", "verify"):
+            committed = "evidence to paper_checks/ (needs --tier full)" if name == "verify" else "tables, pictures and texts to figures/"
+            _add_run_options(command, committed)
     return parser
 
 
-def _add_run_options(command: argparse.ArgumentParser) -> None:
+def _add_picture_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format",
         type=_formats,
@@ -123,11 +148,10 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="F,..",
         help=f"of the pictures: some of {', '.join(_FORMATS)} (default: pdf,png)",
     )
-    command.add_argument(
-        "--update",
-        action="store_true",
-        help="copy tables, pictures and texts from build/ to their committed places below figures/",
-    )
+
+
+def _add_run_options(command: argparse.ArgumentParser, committed: str) -> None:
+    command.add_argument("--update", action="store_true", help=f"copy from build/ to the committed places: {committed}")
     command.add_argument("--no-cache", action="store_true", help="compute everything, read and keep no cache")
     command.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -140,6 +164,17 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
     return number
+
+
+def _seconds(text: str) -> float:
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 60s or 2m")
+    return seconds
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -168,32 +168,35 @@ def publish(project: Project, files: Iterable[Path]) -> list[Path]:
 
 
 def check_readme(project: Project) -> None:
-    """Raise BadInput if the README's include blocks cannot be filled; change nothing."""
-    _filled_readme(project)
+    """Raise BadInput if the include blocks of a document cannot be filled; change nothing."""
+    for document in _documents(project):
+        _filled(project, document)
 
 
 def refresh_readme(project: Project) -> list[Path]:
-    """Fill the README's include blocks from the committed result files; return the file if it changed.
+    """Fill the documents' include blocks from the committed result files; return those that changed.
 
     Raises
     ------
     BadInput
         If a block names a missing file or is malformed.
     """
-    old, new = _filled_readme(project)
-    if new == old:
-        return []
-    readme = project.root / "README.md"
-    readme.write_text(new, encoding="utf-8")
-    return [readme]
+    changed = []
+    for document in _documents(project):
+        old, new = _filled(project, document)
+        if new != old:
+            document.write_text(new, encoding="utf-8")
+            changed.append(document)
+    return changed
 
 
-def _filled_readme(project: Project) -> tuple[str, str]:
-    readme = project.root / "README.md"
-    if not readme.is_file():
-        return "", ""
-    old = readme.read_text(encoding="utf-8")
+def _documents(project: Project) -> list[Path]:
+    return [path for path in (project.root / "README.md", project.root / "paper_checks" / "README.md") if path.is_file()]
+
+
+def _filled(project: Project, document: Path) -> tuple[str, str]:
+    old = document.read_text(encoding="utf-8")
     try:
-        return old, refresh_includes(old, project.root)
+        return old, refresh_includes(old, project.root, document.parent)
     except (OSError, ValueError) as error:
-        raise BadInput(f"README.md: {error}") from error
+        raise BadInput(f"{document.relative_to(project.root).as_posix()}: {error}") from error

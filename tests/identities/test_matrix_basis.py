@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from deva_theory.decomposition import decompose
 from deva_theory.rules import Adaptation, deva_spectral
-from paper_checks.counterexamples import moving_bases_gap
+from paper_checks.matrix_search import FIRST, SECOND
+from paper_checks.matrix_search import moving_bases_gap as gap_of
 from tests.oracles.kronecker import kronecker, msign, split, vec
 from tests.strategies import matrices, orthogonal, refuted, tensors
 
@@ -209,6 +210,10 @@ def test_perturbed_identity_fails(name, dtype):
 
 
 # ---- M5: bases that move -----------------------------------------------------------------------------------
+
+
+def moving_bases_gap(angle):
+    return gap_of(first=FIRST, second=SECOND, angle=angle)
 
 
 def numpy_gap(angle):

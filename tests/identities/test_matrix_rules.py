@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deva_theory.linalg import polar_factor
 from deva_theory.problems.quadratic import SPECTRA, TraceQuadratic, block_hessian
 from deva_theory.rules import PRESETS, VARIANTS, StepScale, deva_linf, deva_spectral, without_rotation_back
-from paper_checks.counterexamples import equivariance_gap
+from paper_checks.spectral_rotation import equivariance_gap
 from tests.strategies import orthogonal, refuted, tensors
 
 

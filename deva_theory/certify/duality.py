@@ -1,0 +1,379 @@
+"""Linear programs whose optimum is certified by rational dual multipliers.
+
+A bound that follows from finitely many linear inequalities is a linear program: the inequalities are the rows, the bounded
+quantity is the objective, and the multipliers of the dual are the proof. HiGHS finds the multipliers in floating point; here
+they are recomputed exactly from the active set, so that the bound is a theorem about the rows as written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from scipy import optimize, sparse
+
+from deva_theory.certify.rational import Number, rational
+
+__all__ = [
+    "DualCertificate",
+    "InfeasibleProgram",
+    "LinearProgram",
+    "UnboundedProgram",
+    "descent_program",
+    "descent_to_rate",
+    "solve_exactly",
+]
+
+Row = dict[str, Fraction]
+
+
+class UnboundedProgram(ArithmeticError):
+    """The rows do not bound the objective.
+
+    Attributes
+    ----------
+    ray : mapping
+        An exact direction along which every row keeps holding and the objective grows by 1 per unit.
+    """
+
+    def __init__(self, ray: Mapping[str, Fraction]) -> None:
+        moving = ", ".join(f"{name} {value}" for name, value in ray.items() if value)
+        super().__init__(f"the constraints do not bound the objective; it grows along ({moving})")
+        self.ray = dict(ray)
+
+
+class InfeasibleProgram(ArithmeticError):
+    """No point satisfies all rows: whatever they imply, they imply of nothing."""
+
+
+@dataclass
+class LinearProgram:
+    """Maximise a linear function of named variables under named rows ``row · x <= bound``.
+
+    Variables are free unless declared nonnegative, which adds a row. All numbers are read by
+    `deva_theory.certify.rational.rational`: exact, floats as their shortest decimal.
+    """
+
+    variables: list[str] = field(default_factory=list)
+    rows: dict[str, tuple[Row, Fraction]] = field(default_factory=dict)
+    objective: Row = field(default_factory=dict)
+
+    def variable(self, name: str, *, nonnegative: bool = False) -> str:
+        """Declare a variable and return its name."""
+        if name in self.variables:
+            raise ValueError(f"LinearProgram: variable {name!r} exists already")
+        self.variables.append(name)
+        if nonnegative:
+            self.at_most(f"{name} >= 0", {name: -1}, 0)
+        return name
+
+    def read(self, row: Mapping[str, Number]) -> Row:
+        """Return a row in exact numbers, without its zeros."""
+        unknown = [name for name in row if name not in self.variables]
+        if unknown:
+            raise ValueError(f"LinearProgram: {unknown[0]!r} is not a variable; declare it first")
+        return {name: exact for name, value in row.items() if (exact := rational(value))}
+
+    def at_most(self, name: str, row: Mapping[str, Number], bound: Number) -> None:
+        """Add ``row · x <= bound``."""
+        if name in self.rows:
+            raise ValueError(f"LinearProgram: row {name!r} exists already")
+        self.rows[name] = (self.read(row), rational(bound))
+
+    def at_least(self, name: str, row: Mapping[str, Number], bound: Number) -> None:
+        """Add ``row · x >= bound``, kept as its negation."""
+        self.at_most(name, {key: -rational(value) for key, value in row.items()}, -rational(bound))
+
+    def equal(self, name: str, row: Mapping[str, Number], value: Number) -> None:
+        """Add an equation as two rows, ``name <=`` and ``name >=``."""
+        self.at_most(f"{name} <=", row, value)
+        self.at_least(f"{name} >=", row, value)
+
+    def maximise(self, objective: Mapping[str, Number]) -> None:
+        """Set the objective."""
+        self.objective = self.read(objective)
+
+    def without(self, *names: str) -> LinearProgram:
+        """Return the program with rows left out: what does the proof need?"""
+        unknown = [name for name in names if name not in self.rows]
+        if unknown:
+            raise ValueError(f"LinearProgram: no row {unknown[0]!r}; rows are {', '.join(self.rows)}")
+        return LinearProgram(list(self.variables), {k: v for k, v in self.rows.items() if k not in names}, dict(self.objective))
+
+    def value(self, x: Mapping[str, Fraction]) -> Fraction:
+        """Return the objective at a point."""
+        return sum((a * x[name] for name, a in self.objective.items()), Fraction(0))
+
+    def slack(self, name: str, x: Mapping[str, Fraction]) -> Fraction:
+        """Return what is left in a row at a point; negative: violated."""
+        row, bound = self.rows[name]
+        return bound - sum((a * x[key] for key, a in row.items()), Fraction(0))
+
+
+@dataclass(frozen=True)
+class DualCertificate:
+    """An exact upper bound of a linear program and its proof.
+
+    Attributes
+    ----------
+    bound : Fraction
+    certificate : dict
+        Of type "dual", for `deva_theory.recheck`.
+    multipliers : dict
+        The nonzero ones by row: how often each inequality is used.
+    optimum : dict or None
+        An exact point of the program that attains the bound, so that the rows imply no better one; None if none was found.
+    """
+
+    bound: Fraction
+    certificate: dict[str, Any]
+    multipliers: dict[str, Fraction]
+    optimum: dict[str, Fraction] | None
+
+    @property
+    def attained(self) -> bool:
+        """Whether an exact point attains the bound."""
+        return self.optimum is not None
+
+
+def solve_exactly(program: LinearProgram) -> DualCertificate:
+    """Bound the objective by exact multipliers of the rows.
+
+    HiGHS solves the program in floating point; the rows it uses give a linear system for the multipliers, which is
+    solved in fractions. A residual on a variable that is declared nonnegative goes to that row, at the price of a slightly larger
+    bound; the bound returned is the exact sum of what the multipliers prove.
+
+    Raises
+    ------
+    UnboundedProgram, InfeasibleProgram
+        When the rows imply no bound, or contradict each other.
+    ArithmeticError
+        When no exact multipliers were found near the floating-point ones.
+    """
+    if not program.variables:
+        raise ValueError("solve_exactly: the program has no variables")
+    names = list(program.rows)
+    column = {name: j for j, name in enumerate(program.variables)}
+    c = np.zeros(len(column))
+    for name, a in program.objective.items():
+        c[column[name]] = float(a)
+    A = sparse.lil_matrix((len(names), len(column)))
+    for i, name in enumerate(names):
+        for key, a in program.rows[name][0].items():
+            A[i, column[key]] = float(a)
+    b = np.array([float(program.rows[name][1]) for name in names])
+    solved = highs(-c, A.tocsr(), b)
+    if solved.status in (2, 3, 4):
+        if highs(0.0 * c, A.tocsr(), b).status == 2:
+            raise InfeasibleProgram("the constraints contradict each other")
+        raise UnboundedProgram(growing_ray(program))
+    if solved.status != 0:
+        raise ArithmeticError(f"solve_exactly: HiGHS stopped with {solved.message!r}")
+    rough = np.maximum(-np.asarray(solved.ineqlin.marginals), 0.0)
+    multipliers = exact_multipliers(program, names, rough)
+    bound = sum((y * program.rows[name][1] for name, y in multipliers.items()), Fraction(0))
+    return DualCertificate(
+        bound,
+        to_certificate(program, multipliers, bound),
+        multipliers,
+        exact_optimum(program, names, np.asarray(solved.x), np.asarray(solved.ineqlin.residual), bound),
+    )
+
+
+def highs(c: np.ndarray, A: Any, b: np.ndarray) -> Any:
+    """Minimise ``c·x`` under ``A x <= b``, x free, at the tightest tolerances HiGHS has."""
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    if not len(b):
+        A, b = np.zeros((1, len(c))), np.zeros(1)
+    return optimize.linprog(c, A_ub=A, b_ub=b, bounds=(None, None), method="highs-ds", options=options)
+
+
+def growing_ray(program: LinearProgram) -> dict[str, Fraction]:
+    """Return an exact direction that satisfies the homogeneous rows and raises the objective by 1."""
+    cone = LinearProgram(list(program.variables), {name: (row, Fraction(0)) for name, (row, _) in program.rows.items()}, program.objective)
+    cone.at_most("growth", program.objective, 1)
+    ray = solve_exactly(cone).optimum
+    if ray is None or cone.value(ray) != 1:
+        raise ArithmeticError("solve_exactly: HiGHS calls the program unbounded, but no exact ray was found")
+    return ray
+
+
+def exact_multipliers(program: LinearProgram, names: Sequence[str], rough: np.ndarray) -> dict[str, Fraction]:
+    """Return nonnegative multipliers whose combination of the rows is exactly the objective."""
+    signs = {next(iter(row)): (name, -next(iter(row.values()))) for name, (row, bound) in program.rows.items() if sign_row(row, bound)}
+    largest = float(rough.max(initial=0.0))
+    for threshold in (1e-9, 1e-7, 1e-5, 0.0):
+        support = [i for i in range(len(names)) if rough[i] > threshold * largest] if threshold else list(range(len(names)))
+        equations: list[dict[int, Fraction]] = [{} for _ in program.variables]
+        place = {name: j for j, name in enumerate(program.variables)}
+        for k, i in enumerate(support):
+            for key, a in program.rows[names[i]][0].items():
+                equations[place[key]][k] = a
+        right = [program.objective.get(name, Fraction(0)) for name in program.variables]
+        solution = solve_sparse(equations, right, [float(rough[i]) for i in support])
+        multipliers = {names[i]: y for i, y in zip(support, solution, strict=True) if y > 0}
+        # What is left over on a variable x >= 0 may be any nonnegative multiple of -x <= 0.
+        settled = True
+        for name, rest in residual(program, multipliers).items():
+            row, factor = signs.get(name, ("", Fraction(0)))
+            total = multipliers.get(row, Fraction(0)) + rest / factor if row else Fraction(-1)
+            if total < 0:
+                settled = False
+                break
+            multipliers[row] = total
+        if settled and not residual(program, multipliers):
+            return {name: multipliers[name] for name in names if multipliers.get(name)}
+    raise ArithmeticError("solve_exactly: no exact multipliers near the floating-point ones; rescale the program")
+
+
+def sign_row(row: Row, bound: Fraction) -> bool:
+    """Whether a row says that one variable is nonnegative."""
+    return len(row) == 1 and bound == 0 and next(iter(row.values())) < 0
+
+
+def residual(program: LinearProgram, multipliers: Mapping[str, Fraction]) -> Row:
+    """Return combination minus objective, without zeros."""
+    total: Row = {name: -a for name, a in program.objective.items()}
+    for name, y in multipliers.items():
+        for key, a in program.rows[name][0].items():
+            total[key] = total.get(key, Fraction(0)) + y * a
+    return {name: a for name, a in total.items() if a}
+
+
+def exact_optimum(
+    program: LinearProgram, names: Sequence[str], x: np.ndarray, slacks: np.ndarray, bound: Fraction
+) -> dict[str, Fraction] | None:
+    """Return an exact admissible point with the objective equal to the bound, from the rows that are tight in floating point."""
+    place = {name: j for j, name in enumerate(program.variables)}
+    size = 1.0 + float(np.abs(x).max(initial=0.0))
+    for threshold in (1e-9, 1e-7, 1e-5):
+        tight = [i for i in range(len(names)) if slacks[i] <= threshold * size]
+        equations = [{place[key]: a for key, a in program.rows[names[i]][0].items()} for i in tight]
+        solution = solve_sparse(equations, [program.rows[names[i]][1] for i in tight], x.tolist())
+        point = dict(zip(program.variables, solution, strict=True))
+        if program.value(point) == bound and all(program.slack(name, point) >= 0 for name in names):
+            return point
+    return None
+
+
+def solve_sparse(equations: Sequence[dict[int, Fraction]], right: Sequence[Fraction], guess: Sequence[float]) -> list[Fraction]:
+    """Solve as many of the equations as are consistent, exactly, near the guess; unknowns they leave open are rounded.
+
+    Gauss-Jordan elimination on the sparse rows, shortest row first.
+    """
+    rest = [(dict(row), value) for row, value in zip(equations, right, strict=True)]
+    done: list[tuple[int, dict[int, Fraction], Fraction]] = []
+    while rest:
+        rest = [(row, value) for row, value in rest if row]
+        if not rest:
+            break
+        index = min(range(len(rest)), key=lambda k: len(rest[k][0]))
+        row, value = rest.pop(index)
+        pivot = max(row, key=lambda k: abs(row[k]) * (1.0 + abs(guess[k])))
+        scale = row.pop(pivot)
+        row = {k: a / scale for k, a in row.items()}
+        value /= scale
+        rest = [substitute(other, number, pivot, row, value) for other, number in rest]
+        done.append((pivot, row, value))
+    solution = [Fraction(g).limit_denominator(10**6) for g in guess]
+    for pivot, row, value in reversed(done):
+        solution[pivot] = value - sum((a * solution[k] for k, a in row.items()), Fraction(0))
+    return solution
+
+
+def substitute(
+    other: dict[int, Fraction], number: Fraction, pivot: int, row: dict[int, Fraction], value: Fraction
+) -> tuple[dict[int, Fraction], Fraction]:
+    """Eliminate one unknown, ``x_pivot = value - row · x``, from another equation."""
+    factor = other.pop(pivot, None)
+    if factor is not None:
+        number -= factor * value
+        for k, a in row.items():
+            left = other.get(k, Fraction(0)) - factor * a
+            if left:
+                other[k] = left
+            else:
+                other.pop(k, None)
+    return other, number
+
+
+def to_certificate(program: LinearProgram, multipliers: Mapping[str, Fraction], bound: Fraction) -> dict[str, Any]:
+    """Return the JSON form: rows that are not used are left out, they prove nothing."""
+    used = [name for name in program.rows if multipliers.get(name)]
+    return {
+        "type": "dual",
+        "variables": list(program.variables),
+        "objective": {name: str(a) for name, a in program.objective.items()},
+        "constraints": [
+            {
+                "name": name,
+                "row": {key: str(a) for key, a in program.rows[name][0].items()},
+                "at_most": str(program.rows[name][1]),
+            }
+            for name in used
+        ],
+        "multipliers": [str(multipliers[name]) for name in used],
+        "bound": str(bound),
+    }
+
+
+def descent_program(
+    steps: int, eta: Number | Sequence[Number], L: Number | Sequence[Number], gap: Number, *, noise: Number | Sequence[Number] = 0
+) -> LinearProgram:
+    r"""Return the program "how large can the average gradient norm be" under the descent lemma.
+
+    Variables: ``f0 … fT`` and ``f_star`` free, dual norms ``n0 … n(T-1) >= 0`` of the gradients. Rows:
+    ``descent t``: :math:`f_{t+1} \le f_t - \eta_t n_t + \eta_t^2 L_t / 2 + \eta_t e_t`; ``gap``: :math:`f_0 - f_* \le` gap;
+    ``lower bound``: :math:`f_T \ge f_*`. Objective: the average of n, with weights :math:`\eta_t / \sum \eta`.
+
+    Parameters
+    ----------
+    steps : int
+        T.
+    eta, L, noise : rational, or one per step
+        Step size, smoothness along the step in the norm of the geometry, and error :math:`e_t` of the direction (SPEC R2, R3). Any
+        norm: n is the dual norm that steepest descent in it decreases f by.
+    gap : rational
+        Bound on :math:`f(x_0) - f_*`.
+
+    Notes
+    -----
+    SPEC R1.
+    """
+    if steps < 1:
+        raise ValueError(f"descent_program: steps is {steps}; use at least 1")
+    etas, smoothness, errors = per_step(eta, steps, "eta"), per_step(L, steps, "L"), per_step(noise, steps, "noise")
+    if min(etas) <= 0:
+        raise ValueError("descent_program: every eta must be positive")
+    program = LinearProgram()
+    for t in range(steps + 1):
+        program.variable(f"f{t}")
+    program.variable("f_star")
+    for t in range(steps):
+        program.variable(f"n{t}", nonnegative=True)
+    for t in range(steps):
+        drop = etas[t] ** 2 * smoothness[t] / 2 + etas[t] * errors[t]
+        program.at_most(f"descent {t}", {f"f{t + 1}": 1, f"f{t}": -1, f"n{t}": etas[t]}, drop)
+    program.at_most("gap", {"f0": 1, "f_star": -1}, gap)
+    program.at_least("lower bound", {f"f{steps}": 1, "f_star": -1}, 0)
+    program.maximise({f"n{t}": etas[t] / sum(etas) for t in range(steps)})
+    return program
+
+
+def descent_to_rate(
+    steps: int, eta: Number | Sequence[Number], L: Number | Sequence[Number], gap: Number, *, noise: Number | Sequence[Number] = 0
+) -> DualCertificate:
+    """Derive the rate that the descent lemma implies, by linear-programming duality: see `descent_program`."""
+    return solve_exactly(descent_program(steps, eta, L, gap, noise=noise))
+
+
+def per_step(value: Number | Sequence[Number], steps: int, name: str) -> list[Fraction]:
+    """Return one number per step."""
+    if isinstance(value, int | float | str | Fraction):
+        return [rational(value)] * steps
+    if len(value) != steps:
+        raise ValueError(f"descent_program: {name} has {len(value)} entries for {steps} steps")
+    return [rational(v) for v in value]
