@@ -10,7 +10,8 @@ from torch import Tensor
 from deva_theory.certify import SearchProblem
 from deva_theory.decomposition import decompose
 from deva_theory.linalg import gram_power
-from paper_checks.matrix_search import Rows, plain_means, tensor
+from paper_checks.arrays import tensor
+from paper_checks.matrix_search import Rows, plain_means
 
 
 def _domination(G: Tensor) -> Tensor:

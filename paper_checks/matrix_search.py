@@ -22,6 +22,7 @@ from deva_theory.decomposition import decompose
 from deva_theory.linalg import eigenbasis, gram_power, polar_factor, symmetric_power
 from deva_theory.rules import Adaptation
 from deva_theory.rules.parts import marginals
+from paper_checks.arrays import tensor
 from paper_checks.matrix_code import mp_split
 
 Rows = Sequence[Sequence[float]]
@@ -71,11 +72,6 @@ def enumerated(
         seed=run.seed,
         counterexample=Counterexample(name, statement, f"paper_checks.{replay}", dict(data(points[first].tolist())), margin),
     )
-
-
-def tensor(rows: Any) -> Tensor:
-    """Return nested lists as float64."""
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 # ---- M3: brackets ------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.rules import Rule, StepScale, deva_linf, deva_spectral
+from paper_checks.arrays import tensor
 from paper_checks.matrix_code import PRESETS, VARIANTS, Array, Comparison, ema, root_ratio, run_rule
-from paper_checks.matrix_search import ROUNDING, Rows, enumerated, integers, tensor
+from paper_checks.matrix_search import ROUNDING, Rows, enumerated, integers
 
 
 def _distances(history: Tensor, spectral: Rule, linf: Rule) -> Tensor:

@@ -10,40 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deva_theory.certify import Case, RationalMatrix, RationalSVD, SearchProblem, at_most, cite, equal, prove, psd_certificate, rational_svd
+from deva_theory.certify import Case, RationalMatrix, RationalSVD, SearchProblem, at_most, cite, equal, psd_certificate, rational_svd
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.geometry import Geometry, LInf, Spectral
 from deva_theory.linalg import polar_factor
+from paper_checks.arrays import tensor
+from paper_checks.verdicts import proved
 
 Certificates = Iterable[Mapping[str, Any]]
 
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-4}
 """Relative: rounding of a 5×5 SVD times the condition numbers of the rational instances, at most 1e3."""
-
-
-def proved(cases: Sequence[Case], summary: str, covers: str = "", *, instances: Certificates | None = ()) -> Evidence:
-    """Return PROVED if every step of every case holds, and every exact instance too.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-    summary, covers : str
-    instances : iterable of certificates, or None
-        None: an exact instance contradicts the statement.
-    """
-    proof = prove(cases)
-    if proof.holds and instances is not None:
-        return Evidence(Verdict.PROVED, "symbolic", summary, covers, certificates=[proof.certificate, *instances], steps=proof.lines)
-    if proof.holds:
-        return Evidence(Verdict.REFUTED, "symbolic", "an exact instance contradicts the statement", covers, steps=proof.lines)
-    # A step that holds at every point tried is merely not shown.
-    verdict = Verdict.INCONCLUSIVE if "points tried" in proof.failure else Verdict.REFUTED
-    return Evidence(verdict, "symbolic", proof.failure, covers, steps=proof.lines)
-
-
-def matrix(rows: Any) -> Tensor:
-    """Return nested lists of numbers as a float64 tensor."""
-    return torch.as_tensor(rows, dtype=torch.float64)
 
 
 def blocks(A: RationalMatrix, B: RationalMatrix, C: RationalMatrix) -> list[list[Fraction]]:
@@ -91,7 +68,7 @@ def msign_maximises(run: Run) -> Evidence:
     return proved(
         [case], "‖G‖_* - <G, D> = Σ σ_i (1 - d_i) ≥ 0, and 0 at D = msign(G); exact semidefinite proof on 4 rational matrices",
         "SVD and Cauchy-Schwarz are cited; instances: square, tall, wide, two of four rank deficient",
-        instances=None if None in found else itertools.chain.from_iterable(filter(None, found)),
+        certificates=None if None in found else itertools.chain.from_iterable(filter(None, found)),
     )
 
 
@@ -150,7 +127,7 @@ def _scalar_function(factor: str, scalings: Sequence[tuple[str, str]], statement
 
 def second_maximiser(*, g: Any, other: Any) -> float:
     """Return how far another maximiser of <g, ·> over the unit ball is from the library's; -1 if it is none."""
-    G, D = matrix(g), matrix(other)
+    G, D = tensor(g), tensor(other)
     geometry: Geometry = LInf() if G.ndim == 1 else Spectral()
     attains = geometry.norm(D) <= 1 + 1e-12 and (G * D).sum() >= geometry.dual_norm(G) - 1e-12
     return float((D - geometry.steepest(G)).norm()) if attains else -1.0
@@ -168,7 +145,7 @@ def msign_unique(run: Run) -> Evidence:
 
 def _unique(run: Run, shape: tuple[int, ...], geometry: Geometry, name: str, why: str) -> Evidence:
     size = 2 ** len(shape)
-    grid = matrix(list(itertools.product((0.0, 1.0, -1.0), repeat=size))).reshape(-1, *shape)
+    grid = tensor(list(itertools.product((0.0, 1.0, -1.0), repeat=size))).reshape(-1, *shape)
     ball = grid[geometry.norm(grid) <= 1 + 1e-12]
     points = grid[grid.flatten(1).abs().sum(1) > 0]
     if run.twin:
@@ -208,7 +185,7 @@ def geometry_code(run: Run) -> Evidence:
         m, n = shapes[k % len(shapes)]
         pair = [rational_svd(run.rng(2 * k + j), m, n, max(1, min(m, n) - (k // len(shapes) + j) % 2)) for j in range(2)]
         exact, O = (torch.stack([A.tensor() for A in part]) for part in zip(*((s.matrix(), s.msign()) for s in pair), strict=True))
-        nuclear, largest = (matrix([float(f(svd.sigma)) for svd in pair]) for f in (sum, max))
+        nuclear, largest = (tensor([float(f(svd.sigma)) for svd in pair]) for f in (sum, max))
         signs = (exact > 0).double() - (exact < 0).double()
         if run.twin:
             O = signs = exact / exact.norm(dim=(1, 2), keepdim=True)

@@ -15,7 +15,8 @@ from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.linalg import polar_factor
 from deva_theory.problems import SPECTRA, TraceQuadratic, block_hessian
 from deva_theory.rules import Rule, deva_spectral
-from paper_checks.spectral import matrix, proved
+from paper_checks.arrays import tensor
+from paper_checks.verdicts import proved
 
 Measured = tuple[Tensor, Tensor, Tensor]
 
@@ -40,19 +41,19 @@ def diagonal_descends(run: Run) -> Evidence:
 
 def negative_entry(*, momentum: Any) -> float:
     """Return minus the least entry of ``M' ⊙ msign(M')``."""
-    M = matrix(momentum)
+    M = tensor(momentum)
     return -float((M * polar_factor(M)).min())
 
 
 def ascent(*, momentum: Any, gamma: Any) -> float:
     """Return ``-<M', Γ ⊙ msign(M')>``."""
-    M = matrix(momentum)
-    return -float((M * matrix(gamma) * polar_factor(M)).sum())
+    M = tensor(momentum)
+    return -float((M * tensor(gamma) * polar_factor(M)).sum())
 
 
 def ascent_of_rule(*, gradients: Any, seen: str = "polar", **options: Any) -> float:
     """Return minus the last inner product of momentum and direction along a stream, over ``‖M‖_*`` and the step's scale."""
-    return -float(descent_along(deva_spectral(**options), matrix(gradients), seen)[-1])
+    return -float(descent_along(deva_spectral(**options), tensor(gradients), seen)[-1])
 
 
 def _momenta(largest: int, diagonal: bool) -> Tensor:
@@ -61,7 +62,7 @@ def _momenta(largest: int, diagonal: bool) -> Tensor:
     if diagonal:
         grid = [g for g in grid if g[1] == g[2] == 0]
     grid.sort(key=lambda g: (max(map(abs, g)), sum(map(abs, g)), sum(x < 0 for x in g), [-x for x in g]))
-    return matrix(grid).reshape(-1, 2, 2)
+    return tensor(grid).reshape(-1, 2, 2)
 
 
 def _smallest(run: Run, gammas: Tensor, name: str, statement: str, replay: Callable[..., float], margin: float) -> Evidence:
@@ -95,7 +96,7 @@ def entries_nonnegative(run: Run) -> Evidence:
 
 def always_descends(run: Run) -> Evidence:
     """<M, direction> ≥ 0 for every Γ ≥ 0. Control: diagonal M'."""
-    gammas = matrix(list(itertools.product((0.0, 1.0), repeat=4))).reshape(-1, 2, 2)
+    gammas = tensor(list(itertools.product((0.0, 1.0), repeat=4))).reshape(-1, 2, 2)
     statement = "Γ ⊙ msign(M') descends for M' whatever Γ ≥ 0. False for a Γ of one entry, at a negative entry of M' ⊙ msign(M')"
     return _smallest(run, gammas, "M10-any-adaptation", statement, ascent, 0.2)
 
@@ -103,7 +104,7 @@ def always_descends(run: Run) -> Evidence:
 def separable_descends(run: Run) -> Evidence:
     """<M, direction> ≥ 0 for separable 0 < Γ ≤ 1. Control: diagonal M'."""
     pairs = itertools.product((1.0, 0.1, 0.01), repeat=4)
-    gammas = torch.stack([torch.outer(matrix(p[:2]), matrix(p[2:])) for p in pairs])
+    gammas = torch.stack([torch.outer(tensor(p[:2]), tensor(p[2:])) for p in pairs])
     statement = "Γ ⊙ msign(M') descends for M' if 0 < Γ ≤ 1 is separable. False: rows and columns weighted 1 and .01"
     return _smallest(run, gammas, "M10-ascent", statement, ascent, 0.1)
 
@@ -116,7 +117,7 @@ def rule_descends(run: Run) -> Evidence:
     """<M, direction> ≥ 0 for the Γ that the rule makes. Control: streams of diagonal matrices."""
     options = {"betas": (0.0, 0.95), "eps": 0.0}
     mask = torch.eye(2, dtype=torch.float64) if run.twin else torch.ones(2, 2, dtype=torch.float64)
-    data = {"gradients": (matrix(_ASCENDING) * mask).tolist()} | {"betas": list(options["betas"]), "eps": 0.0}
+    data = {"gradients": (tensor(_ASCENDING) * mask).tolist()} | {"betas": list(options["betas"]), "eps": 0.0}
     statement = (
         "Along every stream the S∞ direction (corrected, β1 = 0, ε = 0) descends for its own momentum. False for three 2×2 gradients: the "
         "first two leave V_12 small and the rest of V large, so that Γ magnifies the negative entry of M' ⊙ msign(M'), M' = [[2,1],[3,2]]"

@@ -13,7 +13,8 @@ from torch import Tensor
 from deva_theory.certify import Case, SearchProblem, cite, equal
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.rules import PRESETS, VARIANTS, Rule, deva_linf, deva_spectral, without_rotation_back
-from paper_checks.spectral import matrix, proved
+from paper_checks.arrays import tensor
+from paper_checks.verdicts import proved
 
 EQUAL = 1e-8
 """Relative: 2⁻⁵³ over the smallest relative gap of eigenvalues in the streams (above 1e-6)."""
@@ -47,7 +48,7 @@ def _spectral(*, preset: str, rotates_back: bool = True, **options: Any) -> Rule
 
 def rotated_gap(*, gradients: Any, left: Any, right: Any, **options: Any) -> float:
     """Return the `equivariance_gap` of the S∞ rule on one stream; ε = 0 and exact msign unless `options` say otherwise."""
-    return float(equivariance_gap(_spectral(**options), matrix(gradients), matrix(left), matrix(right)))
+    return float(equivariance_gap(_spectral(**options), tensor(gradients), tensor(left), tensor(right)))
 
 
 def _random(run: Run, steps: int, shape: tuple[int, int], count: int, stream: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +207,7 @@ def _not_equivariant(run: Run, name: str) -> Evidence:
     why, data, repair = NOT_EQUIVARIANT[name]
     used = data | (repair if run.twin else {})
     violation, drawn = rotated_gap(**used), run.count(5, 50)
-    T, m, n = matrix(used["gradients"]).shape
+    T, m, n = tensor(used["gradients"]).shape
     options = {key: value for key, value in used.items() if key not in ("gradients", "left", "right")}
     gap = float(equivariance_gap(_spectral(**options), *_random(run, T + 3, (m, n), drawn, 0)).max())
     equal = max(violation, gap) <= EQUAL
@@ -290,8 +291,8 @@ def linf_scaling(run: Run) -> Evidence:
 def linf_code(run: Run) -> Evidence:
     """`deva_linf`: signed permutations, and scaling by powers of 2 at ε = 0, to the last bit. Control: the presets' ε."""
     failures, found = 0, 0
-    signs = matrix([1.0, -1.0, -1.0, 1.0, -1.0])
-    scale = matrix([2.0**-40, 1.0, 2.0**10, 2.0**-3, 2.0**33])
+    signs = tensor([1.0, -1.0, -1.0, 1.0, -1.0])
+    scale = tensor([2.0**-40, 1.0, 2.0**10, 2.0**-3, 2.0**33])
     for k in range(run.count(3, 30)):
         g = torch.randn(6, 5, generator=run.generator(k), dtype=torch.float64)
         order = torch.randperm(5, generator=run.generator(k))

@@ -17,7 +17,8 @@ from deva_theory.certify import Case, RationalMatrix, SearchProblem, at_most, ci
 from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.linalg import polar_factor
 from deva_theory.rules import deva_spectral
-from paper_checks.spectral import blocks, proved
+from paper_checks.spectral import blocks
+from paper_checks.verdicts import proved
 
 TIGHT = 1e-6
 """Relative: how near the two ends of a certified interval must be. The iteration reaches 1e-9, rationals are rounded to 2⁻⁴⁰."""
@@ -49,7 +50,7 @@ def separable(run: Run) -> Evidence:
         found.append(_contraction(scaled, bound, "‖diag(a) O diag(b)‖ ≤ ‖a‖_∞ ‖b‖_∞"))
     return proved(
         [case], "‖diag(a) O diag(b)‖ ≤ ‖a‖_∞ ‖O‖ ‖b‖_∞, and three exact instances", "every size; Cauchy-Schwarz cited",
-        instances=None if None in found else [c for c in found if c],
+        certificates=None if None in found else [c for c in found if c],
     )
 
 

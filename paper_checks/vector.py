@@ -5,37 +5,16 @@ No step mentions t. What the past left behind is one symbol, P = S_{t-1} or v_{t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deva_theory.certify import Case, SearchProblem, at_most, cite, equal, positive, prove, sign_cases
-from deva_theory.claims.model import Evidence, Run, Verdict
+from deva_theory.certify import Case, SearchProblem, at_most, cite, equal, positive, sign_cases
+from deva_theory.claims.model import Evidence, Run
 from deva_theory.decomposition import decompose
-
-
-def proved(
-    cases: Sequence[Case],
-    summary: str,
-    *,
-    covers: str,
-    certificates: Sequence[dict[str, Any]] = (),
-    numbers: Mapping[str, Any] | None = None,
-) -> Evidence:
-    """Return PROVED with its certificates if every step holds, REFUTED where one is false at a point of its case."""
-    proof = prove(cases)
-    numbers = numbers or {}
-    if not proof.holds:
-        # A step may also fail because its reason does not fit or a sign is not evident: that decides nothing.
-        false = re.search(r"(is not|exceeds|it is) [-\d/.]+ at ", proof.failure)
-        verdict = Verdict.REFUTED if false else Verdict.INCONCLUSIVE
-        return Evidence(verdict, "symbolic", f"a step fails: {proof.failure}", steps=proof.lines, numbers=numbers)
-    evidence = [proof.certificate, *certificates]
-    return Evidence(Verdict.PROVED, "symbolic", summary, covers=covers, certificates=evidence, steps=proof.lines, numbers=numbers)
-
+from paper_checks.verdicts import proved
 
 EVERY_HISTORY = "every t, every past (P ≥ 0 is all that is used of it)"
 

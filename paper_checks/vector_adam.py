@@ -18,7 +18,8 @@ from torch import Tensor
 from deva_theory.certify import Case, SearchProblem, at_most, cite, equal, positive, search
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.decomposition import decompose
-from paper_checks.vector import EVERY_HISTORY, proved
+from paper_checks.vector import EVERY_HISTORY
+from paper_checks.verdicts import proved
 
 # --- D4: proofs -----------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from deva_theory.certify import Case, at_most, cite, equal, positive
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.decomposition import decompose
 from deva_theory.rules import Rule, adam, deva_linf
-from paper_checks.vector import EVERY_HISTORY, proved
+from paper_checks.vector import EVERY_HISTORY
 from paper_checks.vector_adam import gamma_squared
+from paper_checks.verdicts import proved
 
 # --- proofs ---------------------------------------------------------------------------------------
 

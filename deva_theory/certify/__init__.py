@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deva_theory.certify.enclosure import Enclosure, enclose_polynomial
     from deva_theory.certify.exact import RationalMatrix, RationalSVD, backend, cayley, random_orthogonal, rational_svd
     from deva_theory.certify.missing import MissingExtra
+    from deva_theory.certify.pep import WorstCase, convex_worst_case, nonconvex_worst_case
     from deva_theory.certify.psd import RepairedMatrix, ldl, psd_certificate, rational_matrix, repair_psd
     from deva_theory.certify.search import SearchProblem, SearchResult, as_data, falsify_for, search, shrink
     from deva_theory.certify.symbolic import Case, Proof, at_most, cite, equal, positive, prove, sign_cases
@@ -31,16 +32,19 @@ __all__ = [
     "RepairedMatrix",
     "SearchProblem",
     "SearchResult",
+    "WorstCase",
     "as_data",
     "at_most",
     "backend",
     "cayley",
     "cite",
+    "convex_worst_case",
     "descent_to_rate",
     "enclose_polynomial",
     "equal",
     "falsify_for",
     "ldl",
+    "nonconvex_worst_case",
     "positive",
     "prove",
     "psd_certificate",
@@ -59,6 +63,7 @@ _MODULES = {
     "enclosure": ("Enclosure", "enclose_polynomial"),
     "exact": ("RationalMatrix", "RationalSVD", "backend", "cayley", "random_orthogonal", "rational_svd"),
     "missing": ("MissingExtra",),
+    "pep": ("WorstCase", "convex_worst_case", "nonconvex_worst_case"),
     "psd": ("RepairedMatrix", "ldl", "psd_certificate", "rational_matrix", "repair_psd"),
     "search": ("SearchProblem", "SearchResult", "as_data", "falsify_for", "search", "shrink"),
     "symbolic": ("Case", "Proof", "at_most", "cite", "equal", "positive", "prove", "sign_cases"),

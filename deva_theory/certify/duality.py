@@ -7,7 +7,7 @@ they are recomputed exactly from the active set, so that the bound is a theorem 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -46,7 +46,17 @@ class UnboundedProgram(ArithmeticError):
 
 
 class InfeasibleProgram(ArithmeticError):
-    """No point satisfies all rows: whatever they imply, they imply of nothing."""
+    """No point satisfies all rows: whatever they imply, they imply of nothing.
+
+    Attributes
+    ----------
+    multipliers : mapping
+        Exact and nonnegative: so many times the rows add up to ``0 <= negative``.
+    """
+
+    def __init__(self, multipliers: Mapping[str, Fraction]) -> None:
+        super().__init__(f"the constraints contradict each other: {', '.join(multipliers)}")
+        self.multipliers = dict(multipliers)
 
 
 @dataclass
@@ -97,7 +107,7 @@ class LinearProgram:
         self.objective = self.read(objective)
 
     def without(self, *names: str) -> LinearProgram:
-        """Return the program with rows left out: what does the proof need?"""
+        """Return the program with rows left out, to see what a proof needs."""
         unknown = [name for name in names if name not in self.rows]
         if unknown:
             raise ValueError(f"LinearProgram: no row {unknown[0]!r}; rows are {', '.join(self.rows)}")
@@ -155,78 +165,170 @@ def solve_exactly(program: LinearProgram) -> DualCertificate:
     """
     if not program.variables:
         raise ValueError("solve_exactly: the program has no variables")
-    names = list(program.rows)
-    column = {name: j for j, name in enumerate(program.variables)}
-    c = np.zeros(len(column))
-    for name, a in program.objective.items():
-        c[column[name]] = float(a)
-    A = sparse.lil_matrix((len(names), len(column)))
-    for i, name in enumerate(names):
-        for key, a in program.rows[name][0].items():
-            A[i, column[key]] = float(a)
-    b = np.array([float(program.rows[name][1]) for name in names])
-    solved = highs(-c, A.tocsr(), b)
-    if solved.status in (2, 3, 4):
-        if highs(0.0 * c, A.tocsr(), b).status == 2:
-            raise InfeasibleProgram("the constraints contradict each other")
+    found = bounded(program)
+    if found is None:
+        # HiGHS only says so: what is raised is shown.
+        if clash := contradiction(program):
+            raise InfeasibleProgram(clash)
         raise UnboundedProgram(growing_ray(program))
-    if solved.status != 0:
-        raise ArithmeticError(f"solve_exactly: HiGHS stopped with {solved.message!r}")
-    rough = np.maximum(-np.asarray(solved.ineqlin.marginals), 0.0)
+    return found
+
+
+def bounded(program: LinearProgram) -> DualCertificate | None:
+    """Return the certified bound, or None where HiGHS finds no optimum."""
+    names = list(program.rows)
+    rough = highs(program, names)
+    if rough is None:
+        return None
     multipliers = exact_multipliers(program, names, rough)
     bound = sum((y * program.rows[name][1] for name, y in multipliers.items()), Fraction(0))
-    return DualCertificate(
-        bound,
-        to_certificate(program, multipliers, bound),
-        multipliers,
-        exact_optimum(program, names, np.asarray(solved.x), np.asarray(solved.ineqlin.residual), bound),
+    return DualCertificate(bound, to_certificate(program, multipliers, bound), multipliers, exact_optimum(program, names, rough, bound))
+
+
+@dataclass(frozen=True)
+class Rough:
+    """A floating-point optimum.
+
+    Attributes
+    ----------
+    multipliers, x : ndarray
+    weights, slacks : ndarray
+        Multipliers and slacks of the scaled program, whose numbers can be compared with each other.
+    """
+
+    multipliers: np.ndarray
+    x: np.ndarray
+    weights: np.ndarray
+    slacks: np.ndarray
+
+
+def highs(program: LinearProgram, names: Sequence[str]) -> Rough | None:
+    """Solve in floating point; None where there is no optimum.
+
+    HiGHS drops coefficients below 1e-9, takes bounds beyond 1e20 for none and has absolute tolerances, so it is given numbers near 1:
+    rows, columns, right-hand sides and objective are scaled by powers of 2.
+    """
+    place = {name: j for j, name in enumerate(program.variables)}
+    rows = [program.rows[name] for name in names]
+    column_scale = dict.fromkeys(program.variables, 0)
+    for key in column_scale:  # a row with one entry fits any scale
+        sizes = [exponent(row[key]) - max(map(exponent, row.values())) for row, _ in rows if key in row and len(row) > 1]
+        column_scale[key] = max(sizes, default=0)
+    row_scale = [max((exponent(a) - column_scale[key] for key, a in row.items()), default=0) for row, _ in rows]
+    right_scale = max((exponent(b) - r for (_, b), r in zip(rows, row_scale, strict=True) if b), default=0)
+    cost_scale = max((exponent(a) - column_scale[key] for key, a in program.objective.items()), default=0)
+    c = np.zeros(len(place))
+    for key, a in program.objective.items():
+        c[place[key]] = -scaled(a, -column_scale[key] - cost_scale)
+    A = sparse.lil_matrix((max(len(rows), 1), len(place)))  # linprog wants a row
+    b = np.zeros(max(len(rows), 1))
+    for i, ((row, bound), r) in enumerate(zip(rows, row_scale, strict=True)):
+        b[i] = scaled(bound, -r - right_scale)
+        for key, a in row.items():
+            A[i, place[key]] = scaled(a, -r - column_scale[key])
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    solved = optimize.linprog(c, A_ub=A.tocsr(), b_ub=b, bounds=(None, None), method="highs-ds", options=options)
+    if solved.status in (2, 3, 4):
+        return None
+    if solved.status != 0:
+        raise ArithmeticError(f"solve_exactly: HiGHS stopped with {solved.message!r}")
+    count = len(rows)
+    weights = np.maximum(-np.asarray(solved.ineqlin.marginals)[:count], 0.0)
+    return Rough(
+        np.ldexp(weights, np.array([cost_scale - r for r in row_scale], dtype=int)),
+        np.ldexp(solved.x, np.array([right_scale - column_scale[name] for name in program.variables])),
+        weights,
+        np.asarray(solved.ineqlin.residual)[:count] / (1.0 + np.abs(solved.x).max()),
     )
 
 
-def highs(c: np.ndarray, A: Any, b: np.ndarray) -> Any:
-    """Minimise ``c·x`` under ``A x <= b``, x free, at the tightest tolerances HiGHS has."""
-    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    if not len(b):
-        A, b = np.zeros((1, len(c))), np.zeros(1)
-    return optimize.linprog(c, A_ub=A, b_ub=b, bounds=(None, None), method="highs-ds", options=options)
+def exponent(value: Fraction) -> int:
+    """Return e with |value| between 2^(e-1) and 2^(e+1)."""
+    return value.numerator.bit_length() - value.denominator.bit_length()
+
+
+def scaled(value: Fraction, power: int) -> float:
+    """Return ``value · 2^power``."""
+    return float(value * Fraction(2) ** power)
+
+
+def contradiction(program: LinearProgram) -> dict[str, Fraction]:
+    """Return multipliers with which the rows add up to ``0 <= negative``; empty if there are none.
+
+    They are those of the program "how little can the worst row be violated", relative to the row's coefficients.
+    """
+    excess = unused("excess", program.variables)
+    relaxed = LinearProgram([*program.variables, excess])
+    for name, (row, bound) in program.rows.items():
+        relaxed.at_most(name, {**row, excess: -(Fraction(2) ** max(map(exponent, row.values()), default=0))}, bound)
+    sign = unused("no excess", program.rows)
+    relaxed.at_most(sign, {excess: -1}, 0)
+    relaxed.maximise({excess: -1})
+    found = bounded(relaxed)
+    if found is None or found.bound >= 0:
+        return {}
+    return {name: y for name, y in found.multipliers.items() if name != sign}
 
 
 def growing_ray(program: LinearProgram) -> dict[str, Fraction]:
     """Return an exact direction that satisfies the homogeneous rows and raises the objective by 1."""
     cone = LinearProgram(list(program.variables), {name: (row, Fraction(0)) for name, (row, _) in program.rows.items()}, program.objective)
-    cone.at_most("growth", program.objective, 1)
-    ray = solve_exactly(cone).optimum
-    if ray is None or cone.value(ray) != 1:
-        raise ArithmeticError("solve_exactly: HiGHS calls the program unbounded, but no exact ray was found")
-    return ray
+    cone.at_most(unused("growth", program.rows), program.objective, 1)
+    found = bounded(cone)
+    if found is None or found.optimum is None or cone.value(found.optimum) != 1:
+        raise ArithmeticError("solve_exactly: HiGHS finds no optimum, but neither an exact ray nor an exact contradiction was found")
+    return found.optimum
 
 
-def exact_multipliers(program: LinearProgram, names: Sequence[str], rough: np.ndarray) -> dict[str, Fraction]:
+def unused(name: str, taken: Collection[str]) -> str:
+    """Return the name, with primes if it is taken."""
+    while name in taken:
+        name += "'"
+    return name
+
+
+def exact_multipliers(program: LinearProgram, names: Sequence[str], rough: Rough) -> dict[str, Fraction]:
     """Return nonnegative multipliers whose combination of the rows is exactly the objective."""
     signs = {next(iter(row)): (name, -next(iter(row.values()))) for name, (row, bound) in program.rows.items() if sign_row(row, bound)}
-    largest = float(rough.max(initial=0.0))
-    for threshold in (1e-9, 1e-7, 1e-5, 0.0):
-        support = [i for i in range(len(names)) if rough[i] > threshold * largest] if threshold else list(range(len(names)))
+    largest = float(rough.weights.max(initial=0.0))
+    thresholds = (1e-9, 1e-7, 1e-5, 0.0)
+    for raising, threshold in ((raising, threshold) for raising in (False, True) for threshold in thresholds):
+        support = [i for i in range(len(names)) if rough.weights[i] > threshold * largest] if threshold else list(range(len(names)))
         equations: list[dict[int, Fraction]] = [{} for _ in program.variables]
         place = {name: j for j, name in enumerate(program.variables)}
         for k, i in enumerate(support):
             for key, a in program.rows[names[i]][0].items():
                 equations[place[key]][k] = a
         right = [program.objective.get(name, Fraction(0)) for name in program.variables]
-        solution = solve_sparse(equations, right, [float(rough[i]) for i in support])
+        solution = solve_sparse(equations, right, [float(rough.multipliers[i]) for i in support])
         multipliers = {names[i]: y for i, y in zip(support, solution, strict=True) if y > 0}
-        # What is left over on a variable x >= 0 may be any nonnegative multiple of -x <= 0.
-        settled = True
-        for name, rest in residual(program, multipliers).items():
-            row, factor = signs.get(name, ("", Fraction(0)))
-            total = multipliers.get(row, Fraction(0)) + rest / factor if row else Fraction(-1)
-            if total < 0:
-                settled = False
-                break
-            multipliers[row] = total
-        if settled and not residual(program, multipliers):
+        if settle(program, multipliers, signs, raising=raising):
             return {name: multipliers[name] for name in names if multipliers.get(name)}
     raise ArithmeticError("solve_exactly: no exact multipliers near the floating-point ones; rescale the program")
+
+
+def settle(
+    program: LinearProgram, multipliers: dict[str, Fraction], signs: Mapping[str, tuple[str, Fraction]], *, raising: bool
+) -> bool:
+    """Remove what the combination of the rows leaves over on variables ``x >= 0``, in place; False if it cannot.
+
+    Too much of x is any nonnegative multiple of its row ``-x <= 0``. With ``raising``, too little is made up by a row that is
+    nonnegative and on such variables only, which makes the bound a little larger.
+    """
+    if raising:
+        harmless = {name: row for name, (row, _) in program.rows.items() if all(a > 0 and key in signs for key, a in row.items())}
+        for key, left in residual(program, multipliers).items():
+            name = next((name for name, row in harmless.items() if key in row), None)
+            if left < 0 and name is not None:
+                multipliers[name] = multipliers.get(name, Fraction(0)) - left / harmless[name][key]
+    for name, left in residual(program, multipliers).items():
+        if name not in signs:
+            return False
+        sign, factor = signs[name]
+        multipliers[sign] = multipliers.get(sign, Fraction(0)) + left / factor
+        if multipliers[sign] < 0:
+            return False
+    return True
 
 
 def sign_row(row: Row, bound: Fraction) -> bool:
@@ -243,16 +345,13 @@ def residual(program: LinearProgram, multipliers: Mapping[str, Fraction]) -> Row
     return {name: a for name, a in total.items() if a}
 
 
-def exact_optimum(
-    program: LinearProgram, names: Sequence[str], x: np.ndarray, slacks: np.ndarray, bound: Fraction
-) -> dict[str, Fraction] | None:
+def exact_optimum(program: LinearProgram, names: Sequence[str], rough: Rough, bound: Fraction) -> dict[str, Fraction] | None:
     """Return an exact admissible point with the objective equal to the bound, from the rows that are tight in floating point."""
     place = {name: j for j, name in enumerate(program.variables)}
-    size = 1.0 + float(np.abs(x).max(initial=0.0))
     for threshold in (1e-9, 1e-7, 1e-5):
-        tight = [i for i in range(len(names)) if slacks[i] <= threshold * size]
+        tight = [i for i in range(len(names)) if rough.slacks[i] <= threshold]
         equations = [{place[key]: a for key, a in program.rows[names[i]][0].items()} for i in tight]
-        solution = solve_sparse(equations, [program.rows[names[i]][1] for i in tight], x.tolist())
+        solution = solve_sparse(equations, [program.rows[names[i]][1] for i in tight], rough.x.tolist())
         point = dict(zip(program.variables, solution, strict=True))
         if program.value(point) == bound and all(program.slack(name, point) >= 0 for name in names):
             return point

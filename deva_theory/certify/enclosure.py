@@ -26,6 +26,7 @@ __all__ = ["Enclosure", "enclose_polynomial"]
 BITS = 200
 SETTLED = Fraction(1, 2**70)
 """Far below every tolerance, also after the slopes of later steps have magnified it."""
+LEAST_TOL = Fraction(1, 10**12)
 MOST_PIECES = 100_000
 Ends = tuple[Fraction, Fraction]
 
@@ -78,7 +79,8 @@ def enclose_polynomial(
         the decimals they print.
     domain : pair of numbers
     tol : number, default 1e-6
-        The ends exceed the image by tol/4 to tol, so that a coarser arithmetic can re-check them; at least 1e-13.
+        The ends exceed the image by tol/4 to tol, so that a coarser arithmetic can re-check them; at least 1e-12, below which
+        `deva_theory.recheck`, exact to 2⁻⁴⁴ in each step, may not follow.
     backend : {"arb", "iv"}, optional
         Default: "arb" where python-flint is installed.
 
@@ -96,8 +98,8 @@ def enclose_polynomial(
     if not polynomials or not all(polynomials):
         raise ValueError("enclose_polynomial: give at least one step, each with at least one coefficient")
     slack = rational(tol) / 4
-    if not Fraction(1, 10**13) <= 4 * slack < 1:
-        raise ValueError(f"enclose_polynomial: tol is {tol}; use a number from 1e-13 up to 1")
+    if not LEAST_TOL <= 4 * slack < 1:
+        raise ValueError(f"enclose_polynomial: tol is {tol}; use a number from 1e-12 up to 1")
     images: list[Ends] = []
     extremal: list[Ends] = []
     pieces = 0

@@ -105,6 +105,7 @@ def jointly(x: Tensor) -> Iterator[Tensor]:
     entries = x.flatten().tolist()
     sizes = sorted({abs(v) for v in entries if v != 0 and math.isfinite(v)})
     scales = [1.0, *(dict.fromkeys((sizes[0], sizes[-1], sizes[len(sizes) // 2])) if sizes else ())]
+    scales += [1.0 / q for q in DENOMINATORS[1:]]  # clears denominators
     scales += [-scale for scale in scales]
     candidates = [
         torch.tensor([rounded(v / scale, kind) for v in entries], dtype=x.dtype).reshape(x.shape)
@@ -116,7 +117,7 @@ def jointly(x: Tensor) -> Iterator[Tensor]:
             candidate = x.clone()
             candidate.select(axis, k).zero_()
             candidates.append(candidate)
-    yield torch.stack(candidates)
+    yield torch.stack(candidates) + 0.0  # no -0
 
 
 def sweep(x: Tensor, accepts: Callable[[Tensor], Tensor]) -> Tensor:
@@ -160,6 +161,9 @@ def simplify(x: Tensor, accepts: Callable[[Tensor], Tensor], *, variable_length:
     variable_length : bool
         Whether slices of the first axis may be left out.
     """
+    plain = x + 0.0  # no -0, if the sign of zero does not matter
+    if bool(accepts(plain.unsqueeze(0))[0]):
+        x = plain
     while True:
         before = measure(x)
         if variable_length:

@@ -33,12 +33,15 @@ class Proof:
         Every case and step; those that fail are marked.
     failure : str
         The first failing step and, if one was found, a rational point at which it fails; empty when the proof holds.
+    refuted : bool
+        Whether a step itself, not just its reason or the evidence for a sign, is false at a rational point of its case.
     """
 
     holds: bool
     certificate: dict[str, Any]
     lines: list[str]
     failure: str
+    refuted: bool = False
 
 
 def prove(cases: Case | Sequence[Case]) -> Proof:
@@ -61,6 +64,7 @@ def prove(cases: Case | Sequence[Case]) -> Proof:
         raise ValueError("prove: no step to check; cited steps alone prove nothing")
     lines: list[str] = []
     failures: list[str] = []
+    refuted = False
     content = []
     for case in cases:
         domain = case.domain()
@@ -79,27 +83,32 @@ def prove(cases: Case | Sequence[Case]) -> Proof:
                     _show(step, domain)
                     lines.append(f"  {step.text}")
                 except Unjustified as reason:
+                    refuted |= isinstance(reason, _False)
                     failures.append(f"{step.place}, {step.text}: {reason}")
                     lines.append(f"  FAILS: {step.text}: {reason}")
         content.append(case.to_dict(rational))
-    return Proof(not failures, {"type": "algebra", "cases": content}, lines, failures[0] if failures else "")
+    return Proof(not failures, {"type": "algebra", "cases": content}, lines, failures[0] if failures else "", refuted)
+
+
+class _False(Unjustified):
+    """A step that is false at a point."""
 
 
 def _show(step: ReadStep, domain: Domain) -> None:
     """Show the step, or raise `Unjustified` with the reason and a point, if one is found."""
     if step.kind == "cite":
         return
-    reason = _at_points(step, domain.points)
-    if not reason:
+    fault = _at_points(step, domain.points)
+    if not fault:
         if reason := _by_algebra(step, domain):
             tried = len(domain.points) + len(domain.more_points)
-            reason = _at_points(step, domain.more_points) or f"{reason}; no failure at {tried} points"
-    elif step.kind == "at_most" and "exceeds" not in reason:
+            fault = _at_points(step, domain.more_points) or Unjustified(f"{reason}; no failure at {tried} points")
+    elif step.kind == "at_most" and not isinstance(fault, _False):
         # The reason is wrong; the inequality may be, too.
         worse = _at_points(step, domain.more_points)
-        reason = worse if "exceeds" in worse else reason
-    if reason:
-        raise Unjustified(reason)
+        fault = worse if isinstance(worse, _False) else fault
+    if fault:
+        raise fault
     if step.kind == "positive":
         domain.learn(step.nodes[0])
 
@@ -120,8 +129,8 @@ def _by_algebra(step: ReadStep, domain: Domain) -> str:
     return "" if domain.nonnegative(step.nodes[2]) else "the reason is not evidently nonnegative"
 
 
-def _at_points(step: ReadStep, points: Sequence[Point]) -> str:
-    """Return what goes wrong at the first point at which something does, or ""."""
+def _at_points(step: ReadStep, points: Sequence[Point]) -> Unjustified | None:
+    """Return what goes wrong at the first point at which something does, if anything: `_False` where it is the step itself."""
     defined = []
     undefined = ""
     for point in points:
@@ -131,15 +140,15 @@ def _at_points(step: ReadStep, points: Sequence[Point]) -> str:
             undefined = undefined or f"divides by zero at {point}"
     if points and not defined:
         raise ValueError(f"{step.place}, {step.text}: divides by zero everywhere")
-    for violated in _violations(step.kind):
+    for rank, violated in enumerate(_violations(step.kind)):
         for point, values in defined:
             if message := violated(values, point.slack * (1 + sum(map(abs, values)))):
-                return f"{message} at {point}"
-    return undefined
+                return (Unjustified if rank else _False)(f"{message} at {point}")
+    return Unjustified(undefined) if undefined else None
 
 
 def _violations(kind: str) -> Iterator[Callable[[list[Fraction], Fraction], str]]:
-    """Yield what can go wrong at a point, worst first: functions of values and slack that return a message or ""."""
+    """Yield what can go wrong at a point, first that the step is false: functions of values and slack that return a message or ""."""
     if kind == "equal":
         yield lambda v, slack: f"{_short(v[0])} is not {_short(v[1])}" if abs(v[0] - v[1]) > slack else ""
     elif kind == "positive":

@@ -41,6 +41,8 @@ def explain(
     lines = [f"{claim.id}: {claim.title}", "=" * min(_WIDTH, len(claim.id) + len(claim.title) + 2), f"verdict      {verdict}"]
     if verdict != claim.expected:
         lines.append(f"expected     {claim.expected}  (the verdict has changed)")
+    if content and content["statement"] != claim.statement:
+        lines.append(_item("stale", f"the evidence is about another wording: run `deva-theory verify {claim.id} --tier full --update`"))
     if refuted_premises:
         lines.append(f"marked       rests on refuted {', '.join(refuted_premises)}")
     lines += [f"kind         {claim.kind}", _item("source", claim.source)]
@@ -71,7 +73,8 @@ def explain(
     lines.append(_fill(f"found {control['verdict']}: {control['summary']}", "    "))
     lines += [_item("PROBLEM", problem) for problem in content["problems"]]
     if counterexample:
-        lines += ["", "counter-example", _fill(counterexample["statement"], "    "), "", textwrap.indent(snippet(counterexample), "    ")]
+        # The snippet is not indented: it is copied and run.
+        lines += ["", "counter-example", _fill(counterexample["statement"], "    "), "", snippet(counterexample)]
     if evidence_path and Verdict(verdict).recheckable:
         lines += ["", "re-check, without the code that found it", f"    python -m deva_theory.recheck {evidence_path}"]
     return "\n".join(lines) + "\n"

@@ -80,12 +80,20 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     again = "make it again with `deva-theory verify --tier full --update`"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
         content, digest = document["content"], document["sha256"]
+        found = canonical_hash(content)
     except FileNotFoundError:
         raise EvidenceError(f"{path.parent.name}/{path.name} does not exist; {again}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # NaN and infinity have no canonical form either
         raise EvidenceError(f"{path.parent.name}/{path.name} is damaged ({type(error).__name__}: {error}); {again}") from None
-    if not isinstance(content, dict) or canonical_hash(content) != digest:
+    if not isinstance(content, dict) or found != digest:
         raise EvidenceError(f"{path.parent.name}/{path.name} was edited by hand: its content does not fit its hash; {again}")
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):  # a reader may see the first of two equal keys, the hash covers the last
+        raise ValueError("a key occurs twice in one object")
+    return result

@@ -94,8 +94,11 @@ class Ledger(Mapping[str, Claim]):
 
     def _nearest(self, name: str) -> str:
         known = {key.upper(): key for name in self for key in (name.partition("-")[0], name)}
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)
-        return f"did you mean {known[near[0]]}?" if near else "the ledger is empty"
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.4)
+        return f"did you mean {known[near[0]]}?" if near else f"none is spelled like it; items are {', '.join(self._items())}"
+
+    def _items(self) -> list[str]:
+        return list(dict.fromkeys(name.partition("-")[0] for name in self)) or ["none: the ledger is empty"]
 
 
 def load_ledger(path: Path) -> Ledger:
@@ -120,26 +123,28 @@ def parse_ledger(text: str, name: str = "claims.toml") -> Ledger:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise LedgerError(f"{name}: {error}: correct the TOML there") from None
+        message = str(error).replace("at end of document", f"at the end, line {text.count(chr(10)) + 1}")
+        raise LedgerError(f"{name}: {message}: correct the TOML there") from None
     unknown = [key for key in data if key != "claim"]
     if unknown:
         raise LedgerError(f"{name}, {_where(text, unknown[0])}: unknown table {unknown[0]!r}; entries are [[claim]]")
     entries = data.get("claim", [])
-    if not isinstance(entries, list):
-        raise LedgerError(f"{name}: [claim] is one table; write [[claim]] before each entry")
-    starts = [i for i, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*claim\s*\]\]", line)]
-    lines = text.splitlines()
-    claims: list[Claim] = []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise LedgerError(f"{name}, {_where(text, 'claim')}: 'claim' is no list of tables; write [[claim]] before each entry")
+    lines = text.split("\n")  # TOML's own lines: str.splitlines splits at more characters
+    starts = [i for i, line in enumerate(lines, 1) if re.match(r"\s*\[\[\s*claim\s*\]\]", line)]
+    read: list[_Entry] = []
     for i, entry in enumerate(entries):
         start = starts[i] if i < len(starts) else 1
         end = starts[i + 1] if i + 1 < len(starts) else len(lines) + 1
-        claims.append(_Entry(name, entry, lines, start, end).claim())
-    _check_references(name, claims)
+        read.append(_Entry(name, entry, lines, start, end))
+    claims = [entry.claim() for entry in read]
+    _check_references(claims, read)
     return Ledger(claims)
 
 
 def _where(text: str, key: str) -> str:
-    for i, line in enumerate(text.splitlines(), 1):
+    for i, line in enumerate(text.split("\n"), 1):
         if re.match(rf"\s*\[*\s*[\"']?{re.escape(key)}\b", line):
             return f"line {i}"
     return "line 1"
@@ -216,26 +221,25 @@ class _Entry:
             raise self.error(key, f"{value!r} is none of {', '.join(choices)}{hint}") from None
 
 
-def _check_references(name: str, claims: Sequence[Claim]) -> None:
+def _check_references(claims: Sequence[Claim], entries: Sequence[_Entry]) -> None:
     by_id: dict[str, Claim] = {}
-    for claim in claims:
+    entry_of: dict[str, _Entry] = {}
+    for claim, entry in zip(claims, entries, strict=True):
         if claim.id in by_id:
-            raise LedgerError(f"{name}, line {claim.line}, claim {claim.id!r}, field 'id': line {by_id[claim.id].line} has it already")
+            raise entry.error("id", f"the claim of line {by_id[claim.id].line} has it already")
         by_id[claim.id] = claim
+        entry_of[claim.id] = entry
     for claim in claims:
         for premise in claim.depends_on:
             if premise not in by_id:
                 near = difflib.get_close_matches(premise, by_id, n=1, cutoff=0.0)
-                raise LedgerError(
-                    f"{name}, line {claim.line}, claim {claim.id!r}, field 'depends_on': unknown claim {premise!r}; "
-                    f"did you mean {near[0]}?"
-                )
+                raise entry_of[claim.id].error("depends_on", f"unknown claim {premise!r}; did you mean {near[0]}?")
     done: set[str] = set()
 
     def visit(key: str, path: tuple[str, ...]) -> None:
         if key in path:
             circle = " -> ".join((*path[path.index(key) :], key))
-            raise LedgerError(f"{name}, line {by_id[key].line}, claim {key!r}, field 'depends_on': a circle, {circle}")
+            raise entry_of[key].error("depends_on", f"a circle, {circle}")
         if key not in done:
             for premise in by_id[key].depends_on:
                 visit(premise, (*path, key))

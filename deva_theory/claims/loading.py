@@ -35,9 +35,15 @@ def resolve(root: Path, name: str, *, package: str = "paper_checks") -> Callable
         raise LedgerError(f"{name!r}: {path.relative_to(root).as_posix()} does not exist; correct the entry or add the file")
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    module = import_module(qualified)
+    other = LedgerError(f"{name!r}: the module {qualified} of another clone is loaded; start a fresh process in {root.name}")
+    try:
+        module = import_module(qualified)
+    except ModuleNotFoundError as error:
+        if error.name != qualified:  # the module is there, but imports something that is not
+            raise
+        raise other from None
     if Path(module.__file__ or "").resolve() != path.resolve():
-        raise LedgerError(f"{name!r}: the module {qualified} of another clone is loaded; start a fresh process in {root.name}")
+        raise other
     function = getattr(module, function_name, None)
     if not callable(function):
         raise LedgerError(f"{name!r}: {path.relative_to(root).as_posix()} has no function {function_name}")

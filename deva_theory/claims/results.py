@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from deva_theory.claims.files import EvidenceError, plain, read_file, write_file
 from deva_theory.claims.ledger import Ledger
+from deva_theory.claims.model import Evidence
 from deva_theory.claims.runner import Outcome, evidence_content, replay_violation
 from deva_theory.runtime import provenance
 
 __all__ = ["Store", "replay_file", "verdicts_document"]
+
+_FIELDS = ("claim", "statement", "tolerance", *(field.name for field in fields(Evidence)), "control", "problems")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,33 @@ class Store:
             write_file(written[-1], {**counterexample, "claim": outcome.claim.id})
         return written
 
+    def read(self, claim_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return the contents of a claim's evidence and, if it names one, of its counter-example.
+
+        Raises
+        ------
+        EvidenceError
+            If a file is missing, damaged, edited by hand, incomplete, or another claim's.
+        """
+        content = self._evidence(claim_id)
+        return content, self._counterexample(content) if content["counterexample"] else None
+
+    def _evidence(self, claim_id: str) -> dict[str, Any]:
+        content = read_file(self.evidence(claim_id))["content"]
+        missing = [key for key in _FIELDS if key not in content]
+        if missing:
+            raise EvidenceError(f"evidence/{claim_id}.json lacks {', '.join(missing)}: run {_again(claim_id)}")
+        if content["claim"] != claim_id:
+            raise EvidenceError(f"evidence/{claim_id}.json is about {content['claim']}: run {_again(claim_id)}")
+        return content
+
+    def _counterexample(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        name, claim_id = content["counterexample"], content["claim"]
+        found = read_file(self.counterexample(name))["content"]
+        if found.get("claim") != claim_id:
+            raise EvidenceError(f"counterexamples/{name}.json is about {found.get('claim')}, not {claim_id}: run {_again(claim_id)}")
+        return found
+
     def problems(self, ledger: Ledger) -> list[str]:
         """Return one line for each file that is missing, edited, stale or belongs to no claim."""
         lines = []
@@ -50,17 +80,19 @@ class Store:
             if claim.check is None:
                 continue
             try:
-                content = read_file(self.evidence(claim.id))["content"]
+                content = self._evidence(claim.id)
                 if content["counterexample"]:
                     names.add(content["counterexample"])
-                    read_file(self.counterexample(content["counterexample"]))
+                    self._counterexample(content)
             except EvidenceError as error:
                 lines.append(str(error))
                 continue
             if content["statement"] != claim.statement or content["tolerance"] != claim.tolerance:
-                lines.append(f"evidence/{claim.id}.json is about another wording: run `deva-theory verify {claim.id} --tier full --update`")
+                lines.append(f"evidence/{claim.id}.json is about another wording: run {_again(claim.id)}")
             elif content["verdict"] != claim.expected:
                 lines.append(f"evidence/{claim.id}.json says {content['verdict']}, claims.toml expects {claim.expected}")
+            elif content["problems"]:
+                lines.append(f"evidence/{claim.id}.json is worthless: {content['problems'][0]}")
         for folder, known in (("evidence", set(ledger)), ("counterexamples", names)):
             for file in sorted((self.folder / folder).glob("*.json")):
                 if file.stem not in known:
@@ -78,6 +110,10 @@ def verdicts_document(outcomes: Sequence[Outcome], *, full: bool, seconds: float
         "claims": [_entry(outcome) for outcome in outcomes],
         "seconds": round(seconds, 1),
     }
+
+
+def _again(claim_id: str) -> str:
+    return f"`deva-theory verify {claim_id} --tier full --update`"
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from deva_theory.certify import MissingExtra
 from deva_theory.claims.files import plain
-from deva_theory.claims.ledger import Ledger
+from deva_theory.claims.ledger import Ledger, LedgerError
 from deva_theory.claims.loading import resolve
 from deva_theory.claims.model import Claim, Counterexample, Evidence, Run, Verdict
 from deva_theory.recheck import recheck
@@ -210,6 +210,8 @@ def _outcome(claim: Claim, root: Path, full: bool, cache: Cache, state: str) -> 
         if claim.extra is None:
             return Outcome(claim, Verdict.INCONCLUSIVE, problems=(f"{missing} (claims.toml names no extra for this claim)",))
         return Outcome(claim, Verdict.NOT_CHECKED, origin="extra", note=str(missing))
+    except LedgerError as error:  # no such function, or no such replay
+        return Outcome(claim, Verdict.INCONCLUSIVE, problems=(f"claims.toml, line {claim.line}: {error}",))
     except Exception as error:  # one broken check must not hide the others' verdicts
         where = traceback.extract_tb(error.__traceback__)[-1]
         line = f"the check raised {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

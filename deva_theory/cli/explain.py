@@ -2,7 +2,7 @@
 
 import argparse
 
-from deva_theory.claims import EvidenceError, LedgerError, Store, explain, read_file
+from deva_theory.claims import EvidenceError, LedgerError, Store, explain
 from deva_theory.cli.claims import committed_store, project_ledger
 from deva_theory.cli.errors import BadInput, Exit
 
@@ -21,9 +21,7 @@ def run(options: argparse.Namespace) -> Exit:
             if not store.evidence(claim.id).is_file() and Store(project.build / "claims").evidence(claim.id).is_file():
                 store = Store(project.build / "claims")  # a new claim, verified but not committed
             path = store.evidence(claim.id).relative_to(project.root).as_posix()
-            content = read_file(store.evidence(claim.id))["content"]
-            if content["counterexample"]:
-                counterexample = read_file(store.counterexample(content["counterexample"]))["content"]
+            content, counterexample = store.read(claim.id)
     except (EvidenceError, LedgerError) as error:
         raise BadInput(str(error)) from None
     marked = ledger.refuted_premises(claim, {})

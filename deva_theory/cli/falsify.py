@@ -42,6 +42,11 @@ def run(options: argparse.Namespace) -> Exit:
     path = project.build / "claims" / "counterexamples" / f"{found.name}.json"
     write_file(path, {**vars(found), "claim": claim.id})
     violation, margin = replay_file(path, project.root)
+    if not violation > margin:
+        raise BadInput(
+            f"{claim.id}: what was found does not replay, violation {violation:.6g}, margin {margin:.3g}: "
+            f"correct {found.replay} or the search, which disagree"
+        )
     print(f"violation {violation:.6g} (margin {margin:.3g}), kept in {path.relative_to(project.root).as_posix()}:")
     print(snippet({**read_file(path)["content"], "violation": violation}))
     return Exit.OK if claim.expected is Verdict.REFUTED else Exit.CHANGED
@@ -59,6 +64,8 @@ def _search(project: Project, claim: Claim, seconds: float, progress: Progress) 
     if not result.violation > problem.margin:
         return None, f"{line}; the statement stands (margin {problem.margin:.3g})"
     x = shrink(problem, result.x, problem.margin)
+    if problem.replay is None:
+        raise LedgerError(f"{line}, at {x.tolist()}; {claim.falsify} sets no replay, so that nothing can be kept: add one")
     return Counterexample(f"{claim.id}-falsified", problem.statement, problem.replay, as_data(problem, x), problem.margin), line
 
 
@@ -68,7 +75,7 @@ def _reseed(project: Project, claim: Claim, seconds: float, progress: Progress) 
     check = resolve(project.root, claim.check)
     until, seed = time.monotonic() + seconds, 0
     with progress.task(f"falsify {claim.id}") as task:
-        while time.monotonic() < until:
+        while seed == 0 or time.monotonic() < until:
             seed += 1
             evidence = check(Run(full=True, seed=seed))
             if evidence.seed is None:
@@ -78,4 +85,4 @@ def _reseed(project: Project, claim: Claim, seconds: float, progress: Progress) 
                 if evidence.counterexample is not None:
                     return evidence.counterexample, f"{claim.id}: REFUTED with seed {seed}: {evidence.summary}"
                 raise BadInput(f"{claim.id}: REFUTED with seed {seed} but without numbers that replay: {evidence.summary}")
-    return None, f"{claim.id}: {seed} fresh seeds, the verdict stands"
+    return None, f"{claim.id}: {seed} fresh seeds, none REFUTED it"

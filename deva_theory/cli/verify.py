@@ -4,9 +4,10 @@ import argparse
 import json
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
-from deva_theory.claims import Ledger, LedgerError, Outcome, Store, verdicts_document, verify
+from deva_theory.claims import Ledger, Outcome, Store, verdicts_document, verify
 from deva_theory.cli.claims import committed_store, project_ledger, select
 from deva_theory.cli.errors import BadInput, Exit
 from deva_theory.cli.pipeline import check_readme, refresh_readme, set_threads
@@ -45,22 +46,24 @@ def verify_claims(project: Project, ledger: Ledger, options: argparse.Namespace)
     """
     claims = select(ledger, options.ids)
     full = options.tier == "full"
-    if options.update:
-        check_readme(project) if (project.root / MARKER.parent / VERDICTS).is_file() else None
     if options.json is not None and not options.json.parent.is_dir():
         raise BadInput(f"--json {options.json}: its folder does not exist")
+    if options.json is not None and options.json.is_dir():
+        raise BadInput(f"--json {options.json} is a folder: name a file")
+    if options.update:  # what would fail after the long run fails before it
+        if _committed_entries(project) is not None:
+            check_readme(project)
+        elif len(claims) < len(ledger):
+            raise BadInput(f"{VERDICTS} is missing or damaged: run `deva-theory verify --tier full --update` for all claims")
     store = Store(project.build / "claims")
     set_threads(options.threads)
     began = time.monotonic()
-    try:
-        with Progress("silent" if options.quiet else "auto") as progress:
-            outcomes = verify(
-                ledger, claims, project.root, full=full,
-                cache=Cache(project.cache, enabled=not options.no_cache), progress=progress,
-                on_outcome=lambda outcome: store.write(outcome, full=full),
-            )
-    except LedgerError as error:
-        raise BadInput(str(error)) from None
+    with Progress("silent" if options.quiet else "auto") as progress:
+        outcomes = verify(
+            ledger, claims, project.root, full=full,
+            cache=Cache(project.cache, enabled=not options.no_cache), progress=progress,
+            on_outcome=lambda outcome: store.write(outcome, full=full),
+        )
     seconds = time.monotonic() - began
     document = verdicts_document(outcomes, full=full, seconds=seconds)
     _write_json(store.folder / VERDICTS, document)
@@ -68,6 +71,8 @@ def verify_claims(project: Project, ledger: Ledger, options: argparse.Namespace)
         _write_json(options.json, document)
     print(claim_table_text(document))
     print(f"{counts_line(document)}; {options.tier} tier, {seconds:.0f} s")
+    if find_spec("flint") is None:
+        print("exact arithmetic by fractions and mpmath, the same verdicts slower; python-flint: pip install 'deva-theory[exact]'")
     if options.update:
         _update(project, ledger, outcomes, document)
     stale = committed_store(project).problems(ledger) if len(claims) == len(ledger) else []
@@ -88,7 +93,7 @@ def verify_claims(project: Project, ledger: Ledger, options: argparse.Namespace)
 
 
 def _update(project: Project, ledger: Ledger, outcomes: list[Outcome], document: dict) -> None:
-    """Copy evidence and verdicts to ``paper_checks`` and fill the README; what has a problem is left alone."""
+    """Copy evidence and verdicts to ``paper_checks`` and fill the README; what has a problem or did not run is left alone."""
     built, committed = Store(project.build / "claims"), committed_store(project)
     for outcome in outcomes:
         if outcome.problems or not outcome.evidence:
@@ -100,26 +105,35 @@ def _update(project: Project, ledger: Ledger, outcomes: list[Outcome], document:
         for source, target in pairs:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    path = committed.folder / VERDICTS
-    if len(outcomes) < len(ledger):
-        document = _merged(path, document, ledger)
-    _write_json(path, document)
+    kept = _committed_entries(project) or {}
+    left = {outcome.claim.id for outcome in outcomes if outcome.problems or outcome.origin == "extra"}
+    fresh = {entry["id"]: entry for entry in document["claims"] if entry["id"] not in left}
+    entries = [fresh.get(key, kept.get(key)) for key in ledger]
+    _write_json(committed.folder / VERDICTS, _document([entry for entry in entries if entry], document))
     refresh_readme(project)
     print(f"copied to {MARKER.parent.as_posix()}/; commit it if the changes are meant")
+    if left:
+        print(f"not copied: {', '.join(sorted(left))}")
 
 
-def _merged(path: Path, document: dict, ledger: Ledger) -> dict:
-    """Put the new entries into the committed document."""
+def _committed_entries(project: Project) -> dict[str, dict] | None:
+    """Return the committed verdicts by id; None if they are missing or damaged."""
     try:
-        entries = {entry["id"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["claims"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{path.name} is missing or damaged: run `deva-theory verify --tier full --update` for all claims") from None
-    entries |= {entry["id"]: entry for entry in document["claims"]}
-    document["claims"] = [entries[key] for key in ledger if key in entries]
-    verdicts = [entry["verdict"] for entry in document["claims"]]
-    document["counts"] = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
-    document["changed"] = [entry["id"] for entry in document["claims"] if entry["changed"]]
-    return document
+        text = (committed_store(project).folder / VERDICTS).read_text(encoding="utf-8")
+        return {entry["id"]: entry for entry in json.loads(text)["claims"] if {"verdict", "changed"} <= set(entry)}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _document(entries: list[dict], document: dict) -> dict:
+    """Return the document with these entries instead."""
+    verdicts = [entry["verdict"] for entry in entries]
+    return {
+        **document,
+        "counts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+        "changed": [entry["id"] for entry in entries if entry["changed"]],
+        "claims": entries,
+    }
 
 
 def _write_json(path: Path, document: dict) -> None:

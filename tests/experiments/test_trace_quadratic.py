@@ -55,10 +55,13 @@ def test_summary_is_made_of_the_tables():
     assert fraction == 1.0 and 0.5 < low < 1.0 and high <= 1.0 + 1e-12
 
 
-def test_readme_blocks_are_fresh():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh_includes(text, ROOT) == text
-    assert refresh_includes(text.replace("```text\n", "```text\nstale\n", 1), ROOT) == text
+@pytest.mark.parametrize("folder", [folder for folder in (ROOT, ROOT / "paper_checks") if (folder / "README.md").is_file()], ids=lambda p: p.name)
+def test_readme_blocks_are_fresh(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert refresh_includes(text, ROOT, folder) == text
+    for start in ("```text\n", "|---|---|---|---|\n"):
+        stale = text.replace(start, start + "stale\n", 1)
+        assert refresh_includes(stale, ROOT, folder) == text
 
 
 def test_perturbed_config_is_another_distribution_of_the_same_law():
