@@ -12,7 +12,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from deva_theory.certify import Case, at_most, equal
+from deva_theory.certify import Case, at_most, cite, equal, positive
 from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.rules import VARIANTS, Rule, deva_linf, deva_spectral, muon
 from paper_checks.entrywise_formula import (
@@ -68,12 +68,16 @@ def bias_bound(run: Run) -> Evidence:
     )
     square = "u**2/V" if run.twin else "(u/u**2)*u**2/V"
     conclusion = Case(
-        "V ≤ u³ with u = 1-b^t gives κ² ≥ 1/u² ≥ 1", positive=("u", "V"), nonnegative=("s", "z"),
+        "V ≤ u³ with u = 1-z, z = β^t > 0 gives κ² ≥ 1/u² > 1", positive=("u", "V", "z"), nonnegative=("s",),
         definitions={"u": "1 - z", "V": "u**3 - s"},
-        steps=[at_most("1/u**2", square, because="s/(V*u**2)"), at_most("1", "1/u**2", because="z*(1 + u)/u**2")],
+        steps=[
+            at_most("1/u**2", square, because="s/(V*u**2)"),
+            equal("1/u**2 - 1", "z*(1 + u)/u**2"), positive("z*(1 + u)/u**2"),
+            cite("κ and 1/u are positive: the order of the squares is theirs"),
+        ],
     )
     return proved([induction, conclusion], "κ_t ≥ 1/(1-β^t) for every t; V_0 = 0 = (1-β⁰)³ starts the induction",
-                 covers="constant gradient, exact msign, ε = 0, β1 = β2; every t by induction")
+                 covers="constant gradient, exact msign, ε = 0, 0 < β1 = β2 < 1; every t by induction")
 
 
 def bias_fits_memory(run: Run) -> Evidence:

@@ -290,6 +290,12 @@ def strict(run: Run) -> Evidence:
             cite("and D > 0 stays: the next difference is at least k² D"),
         ])
         for side, sign in (("above", ""), ("below", "-1*"))
+    ] + [
+        Case("r_i = 0 so far, c_j not: A = C = 0 < B", positive=["B", "k", "w", "a"], real=["b"], steps=[
+            cite("the first case with r and c exchanged: B a - C b = B a ≠ 0, a first r_i = a ≠ 0 is in no proportion with the c_j so far"),
+            equal("(k*0 + w*a**2)*(k*B + w*b**2) - (k*0 + w*a*b)**2", "k*w*B*a**2"),
+            positive("k*w*B*a**2"),
+        ]),
     ])
     exact = Instances()
     for history in _moments(run, 13, run.count(100, 1000), lambda i: i % 2 == 0):

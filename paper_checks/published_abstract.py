@@ -23,13 +23,13 @@ def saving_missing(tokens: str, base: str, stated: str, tolerance: str) -> float
 
 
 def each_method(run: Run) -> Evidence:
-    """Abstract-tokens: around 6.6% fewer tokens than each of Muon and SOAP; the control compares with Muon only."""
-    data = {"tokens": "1.268", "base": "1.298", "stated": "0.066", "tolerance": "0.005"}
+    """Abstract-tokens: around 6.6% fewer tokens, if than Muon; the control compares with SOAP."""
+    data = {"tokens": "1.268", "base": "1.357", "stated": "0.066", "tolerance": "0.005"}
     return refutation(
         run, "abstract-tokens",
-        "DeVA needs around 6.6% fewer tokens than the methods it is compared with, Muon and SOAP. False for SOAP: 1 - 1.268/1.298 = 2.3%; "
-        "violation: what is missing to 6.6%, half a percentage point allowed.",
-        saving_missing, data, margin=0.01, repair={"base": "1.357"}, standing=Verdict.HOLDS_IF,
+        "DeVA needs around 6.6% fewer tokens than SOAP, too. False: 1 - 1.268/1.298 = 2.3%; violation: what is missing to 6.6%, half a "
+        "percentage point allowed.",
+        saving_missing, data, margin=0.01, repair={"base": "1.298"}, standing=Verdict.HOLDS_IF,
         summary="the saving lacks {:+.4f} of 6.6% ± .5%",
     )
 

@@ -1,7 +1,7 @@
 """The rate that a descent lemma implies: R1, and of R6 how tight it is.
 
-Every bound is a chain of links, each checked where it can be: an inequality for one step in cases of signs, a telescoping sum (exact
-multipliers from linear programming, and the same sum symbolically), and constants.
+Every bound is a chain of links, each checked where it can be: an inequality for one step in cases of signs, a telescoping sum (by
+induction on the steps, and exact multipliers from linear programming), and constants.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from deva_theory.certify import Case, SearchProblem, at_most, cite, descent_to_rate, equal, prove
 from deva_theory.claims.model import Evidence, Run
 from paper_checks.arrays import tensor
-from paper_checks.expressions import total
+from paper_checks.inductions import telescoped
 from paper_checks.verdicts import conclude
 
 
@@ -46,39 +46,23 @@ def descend(L: Sequence[Fraction], x0: Sequence[Fraction], gammas: Sequence[Sequ
     return result
 
 
-def descent(steps: int, drop: str) -> dict[str, str]:
-    """Return definitions of f1 … fT, least and gap in nonnegative slacks d0 … d(T-1), above and below.
-
-    They are all solutions of ``f_{t+1} ≤ f_t - drop``, ``least ≤ f_T`` and ``f_0 - least ≤ gap``; # in `drop` stands for t.
-    """
-    chain = {f"f{t + 1}": f"f{t} - ({drop.replace('#', str(t))}) - d{t}" for t in range(steps)}
-    return chain | {"least": f"f{steps} - below", "gap": "f0 - least + above"}
-
-
-def slacks(steps: int) -> list[str]:
-    """Return the names of the slacks in `descent`."""
-    return [*(f"d{t}" for t in range(steps)), "below", "above"]
-
-
-def telescoping(steps: int, half: Fraction, *, errors: bool = False) -> Case:
-    """Return the sum over some steps of ``f_{t+1} ≤ f_t - η n_t + ½η² l_t (+ η e_t)``, with `half` in place of ½ in the conclusion."""
-    n, smooth, e = ([f"{letter}{t}" for t in range(steps)] for letter in "nle")
-    bound = f"gap/(t*{steps}) + {half}*t*({total(smooth)})/{steps}" + (f" + ({total(e)})/{steps}" if errors else "")
+def summed(half: Fraction, *, errors: bool = False) -> list[Case]:
+    """Return the sum over any number of steps of ``f_{t+1} ≤ f_t - η n_t + ½η² l_t (+ η e_t)``, with `half` in place of ½ at the end."""
     short = Fraction(1, 2) - half
-    return Case(
-        f"{steps} steps", real=["f0", *n, *smooth, *(e if errors else [])], positive=["t"], nonnegative=slacks(steps),
-        definitions=descent(steps, "t*n# - t**2*l#/2" + (" - t*e#" if errors else "")),
-        steps=[at_most(
-            f"({total(n)})/{steps}", bound,
-            f"({total(slacks(steps))})/(t*{steps})" + (f" - {short}*t*({total(smooth)})/{steps}" if short else ""),
-        )],
-    )
+    small, large, because = "N/k", f"gap/(t*k) + {half}*t*S/k", "(q + below + above)/(t*k)" + (f" - {short}*t*S/k" if short else "")
+    if errors:
+        return telescoped(
+            lambda n, l, e: f"t*({n}) - t**2*({l})/2 - t*({e})", {"n": "N", "l": "S", "e": "E"}, (small, f"{large} + E/k", because),
+            positive=["t"],
+        )
+    return telescoped(lambda n, l: f"t*({n}) - t**2*({l})/2", {"n": "N", "l": "S"}, (small, large, because), positive=["t"])
 
 
 def signed_steps() -> list[Case]:
     """Return ``<∂f, γ sign(∂f)> = γ|∂f|`` in the three cases of signs."""
+    cited = cite("f(x - ηd) ≤ f(x) - η<∇f, d> + ½η²L_Γ for d = Γ⊙sign(∇f) is what L_Γ means; <∇f, d> = Σ ∂_i γ_i sign(∂_i), i by i")
     return [
-        Case(f"derivative {name}", positive=["p"], nonnegative=["c"], steps=[equal(f"({g})*c*({s})", f"c*({a})")])
+        Case(f"derivative {name}", positive=["p"], nonnegative=["c"], steps=[cited, equal(f"({g})*c*({s})", f"c*({a})")])
         for name, g, s, a in (("> 0", "p", "1", "p"), ("= 0", "0", "0", "0"), ("< 0", "-p", "-1", "p"))
     ]
 
@@ -86,7 +70,7 @@ def signed_steps() -> list[Case]:
 def deterministic(run: Run) -> Evidence:
     """R1: avg ‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg L_Γ.  Twin: η/4."""
     half = Fraction(1, 4 if run.twin else 2)
-    proof = prove([*signed_steps(), *(telescoping(T, half) for T in (1, 2, 3))])
+    proof = prove([*signed_steps(), *summed(half)])
     certificates, gaps = [], []
     for T in (1, 2, 5, 10, 20) if not run.full else (1, 2, 5, 10, 20, 50, 100):
         eta, gap = Fraction(1, 10), Fraction(3, 2)
@@ -103,7 +87,7 @@ def deterministic(run: Run) -> Evidence:
     return conclude(
         proof, max(worst, *gaps),
         summary=f"exact multipliers for T = 1 … {100 if run.full else 20}: bound minus claim {float(max(gaps)):.6g}",
-        covers="every T by the same telescoping sum (symbolic for T = 1, 2, 3); any norm, n_t its dual norm of the gradient",
+        covers="every T by induction on the sum; any dimension; any norm, n_t its dual norm of the gradient",
         budget={"programs": len(gaps), "runs": count}, certificates=certificates[:4],
     )
 

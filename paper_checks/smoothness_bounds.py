@@ -18,6 +18,7 @@ from deva_theory.certify import Case, Proof, SearchProblem, at_most, cite, equal
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from paper_checks.arrays import tensor
 from paper_checks.expressions import dot, flat, form, names, square_norm, symmetric, times, total, transposed
+from paper_checks.inductions import cauchy_schwarz
 from paper_checks.quadratic_forms import Matrix, box_maximum, corner_maximum, fractions, quadratic_form, semidefinite, symmetric_integers
 from paper_checks.verdicts import conclude
 
@@ -43,6 +44,11 @@ def coordinatewise(run: Run) -> Evidence:
             equal(f"{f(h, moved)} - ({f(h, x)}) - ({dot(slope, v)})", f"1/2*({form(h, v)})"),
             equal(f"{bound} - 1/2*({form(h, v)})", f"1/2*({form(gap, v)})"),
             cite("so the bound at every v is the semidefiniteness of diag(L) - H: necessary and sufficient"),
+            cite(f"written out for d = {d}; the same sums at any size"),
+        ]),
+        Case("the expansion at any size", real=["xx", "xv", "vv", "bx", "bv"], steps=[
+            cite("xx = xᵀHx, xv = xᵀHv = vᵀHx, vv = vᵀHv, bx = bᵀx, bv = bᵀv: forms are bilinear and H is symmetric"),
+            equal("(1/2*(xx + 2*xv + vv) + (bx + bv)) - (1/2*xx + bx) - (xv + bv)", "1/2*vv"),
         ]),
         Case("H = diag(L) - CC^T", real=[*flat(C), *v, *L], steps=[
             cite("a matrix is positive semidefinite exactly if it is CC^T"),
@@ -60,30 +66,35 @@ def coordinatewise(run: Run) -> Evidence:
                 violation = max(violation, (quadratic_form(H_exact, u) - sum(c * e * e for c, e in zip(bounds, u, strict=True))) / 2)
     return conclude(
         proof, violation, summary="½ΣL_iv_i² - ½vᵀHv is a sum of squares", budget={"instances": count},
-        covers="quadratics; the algebra at d = 3, whose every step is the same at any d",
+        covers="quadratics of any size, by bilinearity; with all coordinates written out at d = 3",
     )
 
 
 def norm_order(run: Run) -> Evidence:
     """S1: order of the Euclidean, spectral and box suprema.  Twin: the factor min(m, n) lowered by one."""
-    m = n = 2
-    r = min(m, n) - run.twin
-    D, x = names("d", m, n), names("x", n)
-    columns = transposed(D)
-    slack = {f"s{j + 1}": f"1 - ({square_norm(columns[j])})" for j in range(n)}
-    product = [dot(row, x) for row in D]
-    crossed = total(f"({row[0]}*{x[1]} - {row[1]}*{x[0]})**2" for row in D)
+    lowered = int(run.twin)
     proof = prove([
-        Case("spectral ball in the box and in the Frobenius ball", real=flat(D), nonnegative=[*slack], definitions=slack, steps=[
-            cite("the columns of a matrix of 2-norm at most 1 have 2-norm at most 1"),
-            *(at_most(f"{columns[j][i]}**2", "1", f"s{j + 1} + {columns[j][1 - i]}**2") for j in range(n) for i in range(m)),
-            at_most(square_norm(flat(D)), str(r), total([*slack]) if not run.twin else f"{total([*slack])} - 1"),
+        Case("spectral ball in the box", real=["x"], nonnegative=["rest", "s"], definitions={"s": "1 - (x**2 + rest)"}, steps=[
+            cite("the columns of a matrix of 2-norm at most 1 have 2-norm at most 1; rest sums the squares of the column's other entries"),
+            at_most("x**2", "1", "s + rest"),
         ]),
-        Case("Frobenius ball in the spectral ball", real=[*flat(D), *x], steps=[
-            at_most(square_norm(product), f"({square_norm(flat(D))})*({square_norm(x)})", crossed),
+        Case("and in a Frobenius ball: the first column", nonnegative=["s"], definitions={"column": "1 - s"}, steps=[
+            at_most("column", f"1 - {lowered}", "s" + (" - 1" if run.twin else "")),
+        ]),
+        Case("one more column", nonnegative=["s", "q"], real=["k"],
+             definitions={"column": "1 - s", "so_far": f"k - {lowered} - q"}, steps=[
+            at_most("so_far + column", f"(k + 1) - {lowered}", "q + s"),
+            cite("likewise with the rows: ‖D‖_F² is at most n and at most m"),
+        ]),
+        *cauchy_schwarz(),
+        Case("Frobenius ball in the spectral ball: one more row", nonnegative=["F", "row", "X", "s", "q"], steps=[
+            cite("(row · x)² = |row|²|x|² - s by the last cases; the rows so far have ‖Dx‖² = F|x|² - q"),
+            at_most("(F*X - q) + (row*X - s)", "(F + row)*X", "q + s"),
             cite("a supremum over a subset is at most that over the set; over the Frobenius ball it is max(0, lambda_max)"),
         ]),
     ])
+    m = n = 2
+    r = min(m, n) - run.twin
     violation, count = Fraction(0), 0
     rng = run.rng()
     for k in range(run.count(50, 2000)):
@@ -95,7 +106,7 @@ def norm_order(run: Run) -> Evidence:
         count += 1
     return conclude(
         proof, violation, summary="λ_max ≤ L_S ≤ min(m,n) λ_max and L_S ≤ L_∞ by inclusion of balls", budget={"instances": count},
-        covers="the inclusions at 2×2, the same sums at any size",
+        covers="every size, by induction over rows and columns; the instances are 2×2",
     )
 
 
@@ -146,18 +157,22 @@ def bilinear(run: Run) -> Evidence:
 
 def trace_below(run: Run) -> Evidence:
     """S4: tr H ≤ L_∞(H).  Twin: 2 tr H."""
-    factor, d = 2 if run.twin else 1, 3
-    H = symmetric("h", d)
-    corners = [form(H, [str(s) if s > 0 else "(-1)" for s in (1, *rest)]) for rest in itertools.product((1, -1), repeat=d - 1)]
-    slack = {f"s{k + 1}": f"m - ({corner})" for k, corner in enumerate(corners)}
-    trace = total(H[i][i] for i in range(d))
-    proof = prove([Case("mean over the corners", real=[*flat(H), "m"], nonnegative=[*slack], definitions=slack, steps=[
-        equal(f"1/{len(corners)}*({total(corners)})", trace),
-        at_most(f"{factor}*({trace})", "m", f"1/{len(corners)}*({total([*slack])})" + (f" - ({trace})" if run.twin else "")),
-    ])])
+    factor = 2 if run.twin else 1
+    slack = {"a": "m - (F + 2*C + h + G)", "b": "m - (F - 2*C + h + G)"}
+    proof = prove([
+        Case("one coordinate less", real=["F", "C", "G", "h", "m"], nonnegative=[*slack], definitions=slack, steps=[
+            cite("m = L_∞ is at least sᵀHs for sign vectors s. Hypothesis: form over the coordinates that are left + G <= m for all their "
+                 "signs, G the diagonal of the others; the next coordinate, ±1, adds h ± 2C, F is the form without it"),
+            equal("1/2*((F + 2*C + h + G) + (F - 2*C + h + G))", "F + (G + h)"),
+            at_most("F + (G + h)", "m", "(a + b)/2"),
+        ]),
+        Case("none left: F = 0, G = tr H", real=["G", "m"], nonnegative=["e"], definitions={"e": "m - (0 + G)"}, steps=[
+            at_most(f"{factor}*G", "m", "e" + (" - G" if run.twin else "")),
+        ]),
+    ])
     return chain(run, proof, "the mean of sᵀHs over sign vectors is tr H",
         lambda H: factor * sum(H[i][i] for i in range(len(H))) - box_maximum(H),
-                 "the mean at d = 3; E ssᵀ = I at any d")
+                 "every d, by induction over the coordinates")
 
 
 def chain(run: Run, proof: Proof, summary: str, violation: Any, covers: str) -> Evidence:
@@ -168,15 +183,16 @@ def chain(run: Run, proof: Proof, summary: str, violation: Any, covers: str) -> 
 
 def weak_duality(run: Run) -> Evidence:
     """S4: L_∞ ≤ 1ᵀy where diag(y) ≽ H, y ≥ 0.  Twin: without y ≥ 0."""
-    d = 3
-    H, u, y = symmetric("h", d), names("u", d), names("y", d)
-    gap = [[f"{y[i]}*{int(i == j)} - {H[i][j]}" for j in range(d)] for i in range(d)]
-    inside = {f"e{i + 1}": f"1 - {u[i]}**2" for i in range(d)}
-    definitions = {"w": form(gap, u), **inside}
-    signed = [] if run.twin else y
-    proof = prove([Case("weak duality", real=[*flat(H), *u, *y], nonnegative=[*definitions, *signed], definitions=definitions, steps=[
-        at_most(form(H, u), total(y), f"w + {total(f'{y[i]}*e{i + 1}' for i in range(d))}"),
-    ])])
+    signed = [] if run.twin else ["y"]
+    proof = prove([
+        Case("one more coordinate", real=["u", "y", "Y"], nonnegative=["e", "s", *signed], definitions={"e": "1 - u**2", "V": "Y - s"}, steps=[
+            cite("V = Σ y_i u_i² and Y = Σ y_i so far"),
+            at_most("V + y*u**2", "Y + y", "s + y*e"),
+        ]),
+        Case("weak duality", real=["Y"], nonnegative=["s", "w"], definitions={"V": "Y - s", "value": "V - w"}, steps=[
+            cite("uᵀHu = V - w, w = uᵀ(diag(y) - H)u >= 0"), at_most("value", "Y", "s + w"),
+        ]),
+    ])
     levels = range(-2, 5) if run.twin else range(0, 5)
 
     def violation(H: Matrix) -> Fraction:
@@ -186,7 +202,7 @@ def weak_duality(run: Run) -> Evidence:
 
     values = [violation(H) for H in symmetric_integers(run, run.count(5, 60), sizes=(1, 2))]
     return conclude(proof, max(values), summary="1ᵀy - uᵀHu = Σ y_i(1-u_i²) + uᵀ(diag(y)-H)u", budget={"instances": len(values)},
-                    covers="the identity at d = 3, one term per coordinate at any d")
+                    covers="every d, by induction over the coordinates")
 
 
 def entries_above(run: Run) -> Evidence:
@@ -206,21 +222,22 @@ def entries_above(run: Run) -> Evidence:
 
 def euclidean_above(run: Run) -> Evidence:
     """S4: L_∞ ≤ d max(0, λ_max).  Twin: (d-1) in place of d."""
-    d = 3
-    H, u = symmetric("h", d), names("u", d)
-    gap = [[f"{int(i == j)}*t - {H[i][j]}" for j in range(d)] for i in range(d)]
-    definitions = {"w": form(gap, u), **{f"e{i + 1}": f"1 - {u[i]}**2" for i in range(d)}}
-    because = f"w + t*({total(f'e{i + 1}' for i in range(d))})" + (" - t" if run.twin else "")
-    proof = prove([Case("t = max(0, λ_max)", real=[*flat(H), *u], nonnegative=["t", *definitions], definitions=definitions, steps=[
-        at_most(form(H, u), f"{d - run.twin}*t", because),
-    ])])
+    proof = prove([
+        Case("one more coordinate", real=["u", "k"], nonnegative=["e", "s"], definitions={"e": "1 - u**2", "U": "k - s"}, steps=[
+            cite("U = Σ u_i² over k coordinates"), at_most("U + u**2", "k + 1", "s + e"),
+        ]),
+        Case("t = max(0, λ_max)", real=["d"], nonnegative=["t", "s", "w"], definitions={"U": "d - s", "value": "t*U - w"}, steps=[
+            cite("uᵀHu = tU - w, w = uᵀ(tI - H)u >= 0"),
+            at_most("value", f"(d - {int(run.twin)})*t", "t*s + w" + (" - t" if run.twin else "")),
+        ]),
+    ])
 
     def violation(H: Matrix) -> Fraction:
         top = next(t for t in range(50) if semidefinite([[t * (i == j) - H[i][j] for j in range(len(H))]
             for i in range(len(H))]))  # ≥ λ_max
         return box_maximum(H) - (len(H) - run.twin) * top
 
-    return chain(run, proof, "d t - uᵀHu = uᵀ(tI-H)u + t Σ(1-u_i²)", violation, "the identity at d = 3, one term per coordinate at any d")
+    return chain(run, proof, "d t - uᵀHu = uᵀ(tI-H)u + t Σ(1-u_i²)", violation, "every d, by induction over the coordinates")
 
 
 def corners(run: Run) -> Evidence:
@@ -242,12 +259,10 @@ def interior_excess(H: list[list[float]], u: list[float]) -> float:
 
 
 def _corners(run: Run, *, any_diagonal: bool) -> Evidence:
-    d = 3
-    H, u = symmetric("h", d), names("u", d)
-    ends = [form(H, [sign, *u[1:]]) for sign in ("1", "(-1)")]
-    proof = prove([Case("one coordinate", real=[*flat(H), *u], nonnegative=["a"] if any_diagonal else ["a", "h11"],
-        definitions={"a": f"1 - {u[0]}**2"}, steps=[
-        at_most(form(H, u), f"(1 + {u[0]})/2*({ends[0]}) + (1 - {u[0]})/2*({ends[1]})", "h11*a"),
+    proof = prove([Case("one coordinate x", real=["h", "C", "F", "x"] if any_diagonal else ["C", "F", "x"],
+        nonnegative=["a"] if any_diagonal else ["a", "h"], definitions={"a": "1 - x**2"}, steps=[
+        cite("in one coordinate the form is h x² + 2C x + F, h its diagonal entry, C and F from the others"),
+        at_most("h*x**2 + 2*C*x + F", "(1 + x)/2*(h + 2*C + F) + (1 - x)/2*(h - 2*C + F)", "h*a"),
         cite("a mean of the values at the two ends is at most the larger of them; move one coordinate after the other to an end"),
     ])])
     worst, data, count = Fraction(0), {}, 0
@@ -263,7 +278,7 @@ def _corners(run: Run, *, any_diagonal: bool) -> Evidence:
             data = {"H": [[float(x) for x in row] for row in A], "u": [1.0] + [0.0] * (len(A) - 1)}
     return conclude(
         proof, worst, summary="box supremum against the best sign vector",
-        covers="the identity at d = 3, the same in every coordinate at any d",
+        covers="every d, one coordinate after the other",
         budget={"instances": count},
         counterexample=Counterexample(
             "S4-signs", "Sign vectors attain the box smoothness of every H. False for diag(1,-1): all four give 0, u = (1, 0) gives 1.",

@@ -212,13 +212,24 @@ def geometry_code(run: Run) -> Evidence:
     )
 
 
+def msign_excesses(x: Tensor) -> Tensor:
+    """Return how far <G, D> exceeds ‖G‖_*, relative; x stacks G and D, for a batch."""
+    return (x[:, 0] * x[:, 1]).sum((-2, -1)) / torch.linalg.svdvals(x[:, 0]).sum(-1) - 1.0
+
+
+def msign_excess(*, x: Any) -> float:
+    """Return how far <G, D> exceeds ‖G‖_*, relative; x stacks G and D, for one point."""
+    return float(msign_excesses(tensor(x)[None])[0])
+
+
 def msign_attack() -> SearchProblem:
     """Look for a matrix of the unit ball on which <G, ·> exceeds ‖G‖_*."""
-    def violation(x: Tensor) -> Tensor:
-        return (x[:, 0] * x[:, 1]).sum((-2, -1)) / torch.linalg.svdvals(x[:, 0]).sum(-1) - 1.0
 
     def project(x: Tensor) -> Tensor:
         size = torch.linalg.matrix_norm(x[:, 1], 2).clamp_min(1.0)
         return torch.stack([x[:, 0], x[:, 1] / size[:, None, None]], dim=1)
 
-    return SearchProblem((2, 3, 3), violation, project=project, name="M8-msign", statement="<G, D> ≤ ‖G‖_* for ‖D‖ ≤ 1.", margin=1e-9)
+    return SearchProblem(
+        (2, 3, 3), msign_excesses, project=project, name="M8-msign", statement="<G, D> ≤ ‖G‖_* for ‖D‖ ≤ 1.",
+        replay="paper_checks.spectral:msign_excess", margin=1e-9,
+    )

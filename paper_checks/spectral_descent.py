@@ -308,15 +308,23 @@ def ascent_attack() -> SearchProblem:
     )
 
 
+def ascents_in_spite(x: Tensor) -> Tensor:
+    """Return how far <M, Γ ⊙ msign M> is below 0, NaN where the condition fails; x stacks M and Γ, for a batch."""
+    M, gamma = x[:, 0], x[:, 1].abs()
+    product = M * polar_factor(M)
+    up, down = product.clamp_min(0).sum((-2, -1)), (-product).clamp_min(0).sum((-2, -1))
+    enough = gamma.amin((-2, -1)) * up >= gamma.amax((-2, -1)) * down
+    return torch.where(enough, -(gamma * product).sum((-2, -1)) / (gamma.amax((-2, -1)) * up), torch.nan)
+
+
+def ascent_in_spite(*, x: Any) -> float:
+    """Return how far <M, Γ ⊙ msign M> is below 0, NaN where the condition fails; x stacks M and Γ, for one point."""
+    return float(ascents_in_spite(tensor(x)[None])[0])
+
+
 def sufficient_attack() -> SearchProblem:
     """Look for M' and Γ > 0 that satisfy the sufficient condition and have a negative product."""
-    def violation(x: Tensor) -> Tensor:
-        M, gamma = x[:, 0], x[:, 1].abs()
-        product = M * polar_factor(M)
-        up, down = product.clamp_min(0).sum((-2, -1)), (-product).clamp_min(0).sum((-2, -1))
-        enough = gamma.amin((-2, -1)) * up >= gamma.amax((-2, -1)) * down
-        return torch.where(enough, -(gamma * product).sum((-2, -1)) / (gamma.amax((-2, -1)) * up), torch.nan)
-
     return SearchProblem(
-        (2, 3, 3), violation, differentiable=False, name="M10-sufficient", statement="The condition implies descent.", margin=1e-9
+        (2, 3, 3), ascents_in_spite, differentiable=False, name="M10-sufficient", statement="The condition implies descent.",
+        replay="paper_checks.spectral_descent:ascent_in_spite", margin=1e-9
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from deva_theory.certify import RationalMatrix, enclose_polynomial
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.linalg import CUBIC, QUINTIC, REFERENCE_QUINTIC, optimal_quintic, polar_express_coefficients, polar_factor
+from paper_checks.verdicts import exactly
 
 Array = NDArray[np.float64]
 Steps = Sequence[Sequence[float]]
@@ -105,9 +107,23 @@ def quintic_small(run: Run) -> Evidence:
 
 
 def quintic_invariant(run: Run) -> Evidence:
-    """One step maps the interval into itself. Control: a narrower one."""
+    """One step maps the interval into itself, and its one fixed point there is repelling. Control: a narrower interval."""
     ends = ("0.6819", "1.1343") if run.twin else ("0.6818", "1.1344")
-    return _maps(FIVE[:1], ends, ends)
+    stays = _maps(FIVE[:1], ends, ends)
+    a, b, c = map(str, map(Fraction, map(str, REFERENCE_QUINTIC)))
+    # p(x)/x - 1 is a convex quadratic in x²: positive, then negative up to the upper end, it has one zero in the interval. p' is
+    # convex in x², too, hence at most the larger of its values at the ends of the bracket.
+    (first, last), low, high = map(str, map(Fraction, ends)), "868/1000", "869/1000"
+    show = [[c, ">", "0"]]
+    show += [[f"{a} + ({b})*({x})**2 + {c}*({x})**4 - 1", sign, "0"] for x, sign in ((first, ">"), (low, ">"), (high, "<"), (last, "<"))]
+    show += [[f"{a} + 3*({b})*({x})**2 + 5*{c}*({x})**4", "<", "-1"] for x in (low, high)]
+    repels = exactly(show)
+    return replace(
+        stays, verdict=stays.verdict if stays.verdict is not Verdict.CERTIFIED or repels else Verdict.INCONCLUSIVE,
+        summary=f"{stays.summary}; the only fixed point in it lies in [.868, .869], where p' < -1: {'shown' if repels else 'not shown'}",
+        certificates=[*stays.certificates, {"type": "values", "show": show}] if stays.certificates and repels else (),
+        steps=[" ".join(row) for row in show],
+    )
 
 
 def cubic(run: Run) -> Evidence:
@@ -202,9 +218,13 @@ def _best_error(coefficients: Sequence[float], lower: Fraction) -> tuple[Fractio
         }
         for s, x in zip(signs, points, strict=True)
     ]
+    # Some point must satisfy the constraints: the coefficients themselves, with their error at the four points.
+    polynomial = {"a": Fraction(a), "b": Fraction(b), "c": Fraction(c)}
+    error = max(abs(1 - sum(p * x**power for p, power in zip(polynomial.values(), (1, 3, 5), strict=True))) for x in points)
     return bound, {
         "type": "dual", "variables": ["a", "b", "c", "t"], "objective": {"t": "-1"}, "constraints": constraints,
         "multipliers": [str(w) for w in weights], "bound": str(-bound),
+        "point": {name: str(x) for name, x in {**polynomial, "t": error}.items()},
     }
 
 

@@ -17,6 +17,7 @@ from deva_theory.certify import Case, RationalMatrix, SearchProblem, at_most, ci
 from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.linalg import polar_factor
 from deva_theory.rules import deva_spectral
+from paper_checks.arrays import tensor
 from paper_checks.spectral import blocks
 from paper_checks.verdicts import proved
 
@@ -230,24 +231,40 @@ def _longest(x: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(x[:, 0] * polar_factor(x[:, 1]), 2)
 
 
+def row_norm_excesses(x: Tensor) -> Tensor:
+    """Return how far ‖Γ ⊙ O‖ exceeds the bound by row and column norms, relative; x stacks Γ and O before msign, for a batch."""
+    rows, columns = (torch.linalg.vector_norm(x[:, 0], dim=d).amax(1) for d in (2, 1))
+    return _longest(x) / torch.minimum(rows, columns) - 1.0
+
+
+def row_norm_excess(*, x: Any) -> float:
+    """Return how far ‖Γ ⊙ O‖ exceeds the bound by row and column norms, relative; x stacks Γ and O before msign, for one point."""
+    return float(row_norm_excesses(tensor(x)[None])[0])
+
+
 def row_norm_attack() -> SearchProblem:
     """Look for Γ, O with ‖Γ ⊙ O‖ above the smaller of the largest row and column norms."""
-    def violation(x: Tensor) -> Tensor:
-        rows, columns = (torch.linalg.vector_norm(x[:, 0], dim=d).amax(1) for d in (2, 1))
-        return _longest(x) / torch.minimum(rows, columns) - 1.0
-
     return SearchProblem(
-        (2, 3, 3), violation, differentiable=False, name="M11-schur-upper", statement="‖Γ‖_Schur ≤ largest row or column norm.", margin=1e-9
+        (2, 3, 3), row_norm_excesses, differentiable=False, name="M11-schur-upper", statement="‖Γ‖_Schur ≤ largest row or column norm.",
+        replay="paper_checks.spectral_size:row_norm_excess", margin=1e-9,
     )
+
+
+def separable_excesses(x: Tensor) -> Tensor:
+    """Return how far ‖(abᵀ) ⊙ O‖ exceeds ‖a‖_∞ ‖b‖_∞, relative; x[0] holds a, b, and x[1] O before msign, for a batch."""
+    a, b = x[:, 0, 0], x[:, 0, 1]
+    long = torch.linalg.matrix_norm(a.unsqueeze(2) * polar_factor(x[:, 1]) * b.unsqueeze(1), 2)
+    return long / (a.abs().amax(1) * b.abs().amax(1)) - 1.0
+
+
+def separable_excess(*, x: Any) -> float:
+    """Return how far ‖(abᵀ) ⊙ O‖ exceeds ‖a‖_∞ ‖b‖_∞, relative; x[0] holds a, b, and x[1] O before msign, for one point."""
+    return float(separable_excesses(tensor(x)[None])[0])
 
 
 def separable_attack() -> SearchProblem:
     """Look for a, b, O with ‖(abᵀ) ⊙ O‖ > ‖a‖_∞ ‖b‖_∞."""
-    def violation(x: Tensor) -> Tensor:
-        a, b = x[:, 0, 0], x[:, 0, 1]
-        long = torch.linalg.matrix_norm(a.unsqueeze(2) * polar_factor(x[:, 1]) * b.unsqueeze(1), 2)
-        return long / (a.abs().amax(1) * b.abs().amax(1)) - 1.0
-
     return SearchProblem(
-        (2, 3, 3), violation, differentiable=False, name="M11-separable", statement="‖(abᵀ) ⊙ O‖ ≤ ‖a‖_∞ ‖b‖_∞.", margin=1e-9
+        (2, 3, 3), separable_excesses, differentiable=False, name="M11-separable", statement="‖(abᵀ) ⊙ O‖ ≤ ‖a‖_∞ ‖b‖_∞.",
+        replay="paper_checks.spectral_size:separable_excess", margin=1e-9,
     )

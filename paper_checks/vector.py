@@ -102,7 +102,21 @@ def range_ema(run: Run) -> Evidence:
             equal("p**2/(b*0 + a*p**2)", bound),
         ],
     )
-    return proved([case], "1/(1-β2) - γ² = β2 P/((1-β2) v) ≥ 0, with equality for P = 0", covers=EVERY_HISTORY)
+    strict = Case(
+        "β2 > 0 and a past that is not zero",
+        **{**_EMA, "positive": ["p", "a", "b", "P"], "nonnegative": ["B"]},
+        steps=[
+            cite("P = Σ w_s g_s² over the past with weights w_s = (1-β2)β2^(t-1-s) > 0 is 0 only if every past gradient is"),
+            equal(f"{bound} - p**2/(b*P + a*p**2)", "b*P/(a*(b*P + a*p**2))"),
+            positive("b*P/(a*(b*P + a*p**2))"),
+        ],
+    )
+    no_memory = Case("β2 = 0: always equal", positive=["p"], nonnegative=["P"], steps=[equal("p**2/(0*P + 1*p**2)", "1/1")])
+    return proved(
+        [case, strict, no_memory],
+        "1/(1-β2) - γ² = β2 P/((1-β2) v): 0 for P = 0, positive for P > 0 and β2 > 0",
+        covers=EVERY_HISTORY,
+    )
 
 
 def range_corrected(run: Run) -> Evidence:

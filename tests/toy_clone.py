@@ -175,7 +175,7 @@ def below_attack():
 
 def above_attack():
     """Sums of two squares are at most 4: false."""
-    return SearchProblem((2,), lambda x: x.square().sum(1) - 4.0, replay="paper_checks.toy:above", statement="sums of squares are at most 4")
+    return SearchProblem((2,), lambda x: x.square().sum(1) - 4.0, replay="paper_checks.toy:above", statement="sums are at most 4")
 
 
 def below(x):

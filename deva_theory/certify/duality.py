@@ -7,8 +7,8 @@ they are recomputed exactly from the active set, so that the bound is a theorem 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -136,12 +136,16 @@ class DualCertificate:
         The nonzero ones by row: how often each inequality is used.
     optimum : dict or None
         An exact point of the program that attains the bound, so that the rows imply no better one; None if none was found.
+    point : dict or None
+        An exact admissible point, so that the rows do not contradict each other: the optimum, or another. From `solve_exactly`
+        never None; the certificate has it.
     """
 
     bound: Fraction
     certificate: dict[str, Any]
     multipliers: dict[str, Fraction]
     optimum: dict[str, Fraction] | None
+    point: dict[str, Fraction] | None
 
     @property
     def attained(self) -> bool:
@@ -161,7 +165,7 @@ def solve_exactly(program: LinearProgram) -> DualCertificate:
     UnboundedProgram, InfeasibleProgram
         When the rows imply no bound, or contradict each other.
     ArithmeticError
-        When no exact multipliers were found near the floating-point ones.
+        When no exact multipliers, or no exact admissible point, were found near the floating-point ones.
     """
     if not program.variables:
         raise ValueError("solve_exactly: the program has no variables")
@@ -171,7 +175,14 @@ def solve_exactly(program: LinearProgram) -> DualCertificate:
         if clash := contradiction(program):
             raise InfeasibleProgram(clash)
         raise UnboundedProgram(growing_ray(program))
-    return found
+    if found.point is not None:
+        return found
+    point = interior_point(program)
+    if point is None:
+        if clash := contradiction(program):  # by less than HiGHS sees
+            raise InfeasibleProgram(clash)
+        raise ArithmeticError("solve_exactly: no exact admissible point near the floating-point one; rescale the program")
+    return replace(found, point=point, certificate=to_certificate(program, found.multipliers, found.bound, point))
 
 
 def bounded(program: LinearProgram) -> DualCertificate | None:
@@ -182,7 +193,14 @@ def bounded(program: LinearProgram) -> DualCertificate | None:
         return None
     multipliers = exact_multipliers(program, names, rough)
     bound = sum((y * program.rows[name][1] for name, y in multipliers.items()), Fraction(0))
-    return DualCertificate(bound, to_certificate(program, multipliers, bound), multipliers, exact_optimum(program, names, rough, bound))
+    points = []
+    for point in exact_points(program, names, rough):
+        points.append(point)
+        if program.value(point) == bound:
+            break
+    best = max(points, key=program.value, default=None)
+    optimum = best if best is not None and program.value(best) == bound else None
+    return DualCertificate(bound, to_certificate(program, multipliers, bound, best), multipliers, optimum, best)
 
 
 @dataclass(frozen=True)
@@ -345,17 +363,30 @@ def residual(program: LinearProgram, multipliers: Mapping[str, Fraction]) -> Row
     return {name: a for name, a in total.items() if a}
 
 
-def exact_optimum(program: LinearProgram, names: Sequence[str], rough: Rough, bound: Fraction) -> dict[str, Fraction] | None:
-    """Return an exact admissible point with the objective equal to the bound, from the rows that are tight in floating point."""
+def exact_points(program: LinearProgram, names: Sequence[str], rough: Rough) -> Iterator[dict[str, Fraction]]:
+    """Yield exact admissible points, from the rows that are tight in floating point."""
     place = {name: j for j, name in enumerate(program.variables)}
     for threshold in (1e-9, 1e-7, 1e-5):
         tight = [i for i in range(len(names)) if rough.slacks[i] <= threshold]
         equations = [{place[key]: a for key, a in program.rows[names[i]][0].items()} for i in tight]
         solution = solve_sparse(equations, [program.rows[names[i]][1] for i in tight], rough.x.tolist())
         point = dict(zip(program.variables, solution, strict=True))
-        if program.value(point) == bound and all(program.slack(name, point) >= 0 for name in names):
-            return point
-    return None
+        if all(program.slack(name, point) >= 0 for name in names):
+            yield point
+
+
+def interior_point(program: LinearProgram) -> dict[str, Fraction] | None:
+    """Return an exact admissible point that keeps off the rows as far as 1, relative to the row's coefficients, if one is found."""
+    depth = unused("depth", program.variables)
+    deep = LinearProgram([*program.variables, depth])
+    for name, (row, bound) in program.rows.items():
+        deep.at_most(name, {**row, depth: Fraction(2) ** max(map(exponent, row.values()), default=0)}, bound)
+    deep.at_most(unused("at most 1", program.rows), {depth: 1}, 1)
+    deep.maximise({depth: 1})
+    found = bounded(deep)
+    if found is None or found.point is None or found.point.pop(depth) < 0:
+        return None
+    return found.point
 
 
 def solve_sparse(equations: Sequence[dict[int, Fraction]], right: Sequence[Fraction], guess: Sequence[float]) -> list[Fraction]:
@@ -399,7 +430,9 @@ def substitute(
     return other, number
 
 
-def to_certificate(program: LinearProgram, multipliers: Mapping[str, Fraction], bound: Fraction) -> dict[str, Any]:
+def to_certificate(
+    program: LinearProgram, multipliers: Mapping[str, Fraction], bound: Fraction, point: Mapping[str, Fraction] | None
+) -> dict[str, Any]:
     """Return the JSON form: rows that are not used are left out, they prove nothing."""
     used = [name for name in program.rows if multipliers.get(name)]
     return {
@@ -416,6 +449,7 @@ def to_certificate(program: LinearProgram, multipliers: Mapping[str, Fraction], 
         ],
         "multipliers": [str(multipliers[name]) for name in used],
         "bound": str(bound),
+        **({} if point is None else {"point": {name: str(x) for name, x in point.items()}}),
     }
 
 

@@ -76,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deva-theory: {error.strerror or error}{where}; make that place readable and writable", file=sys.stderr)
         return Exit.BAD_INPUT
     except KeyboardInterrupt:
-        print(
-            "deva-theory: interrupted; the same command resumes: finished parts are kept in build/cache",
-            file=sys.stderr,
-        )
+        # A search has no parts to keep; everything else resumes from the cache.
+        searching = options.command == "falsify"
+        kept = "nothing was found so far" if searching else "the same command resumes: finished parts are kept in build/cache"
+        print(f"deva-theory: interrupted; {kept}", file=sys.stderr)
         return Exit.INTERRUPTED
 
 

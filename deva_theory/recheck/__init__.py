@@ -1,7 +1,11 @@
 """Re-check the certificates of evidence files with nothing but the standard library.
 
 This package shares no code with what makes the certificates and imports nothing else of the project: it can be read in one
-sitting and copied elsewhere.  ``python -m deva_theory.recheck FILE...`` checks files.
+sitting and copied elsewhere.  ``python -m deva_theory.recheck FILE...`` checks files; with ``-v`` it prints what each
+certificate shows, assumes and cites.
+
+Whether the steps say what the claim says is for the reader: no program here compares the two.  Assumptions and citations are
+printed for that, and nothing vouches for them; a step that is true may still be beside the point.
 """
 
 from __future__ import annotations

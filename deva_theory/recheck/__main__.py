@@ -1,4 +1,7 @@
-"""``python -m deva_theory.recheck FILE...``: one line per file; exit 0 all hold, 1 one does not, 2 one cannot be read."""
+"""``python -m deva_theory.recheck [-v] FILE...``: one line per file; exit 0 all hold, 1 one does not, 2 one cannot be read.
+
+``-v`` adds a line per certificate: what it shows, assumes and cites.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from . import Unreadable, recheck_file
 
 def main(arguments: Sequence[str]) -> int:
     """Re-check the files, print a line for each and return the exit code."""
+    verbose = list(arguments[:1]) == ["-v"]
+    arguments = arguments[1:] if verbose else arguments
     if not arguments or arguments[0].startswith("-"):
-        print("usage: python -m deva_theory.recheck FILE...", file=sys.stderr)
+        print("usage: python -m deva_theory.recheck [-v] FILE...", file=sys.stderr)
         return 2
     code = 0
     for path in arguments:
@@ -26,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             print(f"{path}: NOT OK: {next((line for line in report.lines if 'REJECTED' in line), report.lines[0])}")
             code = max(code, 1)
+        if verbose:
+            print(*(f"    {line}" for line in report.lines), sep="\n")
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -58,11 +59,18 @@ def check_step(case: Case, step: Mapping[str, Any]) -> str:
     return ""
 
 
+def _names(entry: Any) -> bool:
+    """Whether an expression, or one of a pair, contains a name."""
+    texts = [entry] if isinstance(entry, str) else entry
+    return any(isinstance(node, ast.Name) for text in texts for node in ast.walk(parse(text)))
+
+
 def check(certificate: Mapping[str, Any]) -> str:
     """Check a certificate of type "algebra"; return what it assumes and cites."""
     fields(certificate, "the certificate", ("cases",), ("type", "name", "statement", "note"))
     cases = items(certificate["cases"], "cases", 1)
-    checked, assumed, cited = 0, [], []
+    checked, citations, assumed, cited = 0, 0, [], []
+    named = False
     for i, content in enumerate(cases):
         place = f"case {i}"
         try:
@@ -75,13 +83,19 @@ def check(certificate: Mapping[str, Any]) -> str:
                     text = check_step(case, fields(step, "the step"))
                 except Rejected as failure:
                     raise Rejected(f"step {k}: {failure}") from None
-                checked += not text
-                cited += [quoted(text, 200)] if text else []
+                if text:
+                    citations += 1
+                    cited.append(quoted(text, 200))
+                    continue
+                checked += 1
+                named = named or any(_names(entry) for key, entry in step.items() if key != "note")
         except Rejected as failure:
             raise Rejected(f"{place}: {failure}") from None
     if not checked:
         raise Rejected("it only cites; nothing is checked")
-    line = f"{len(cases)} cases, {checked} steps checked"
+    if not named:
+        raise Rejected("no checked step contains a name: it is about numbers only")
+    line = f"{len(cases)} cases, {checked} steps checked, {citations} cited"
     for word, texts in (("assumes", assumed), ("cites", cited)):
         line += f"; {word} " + ", ".join(dict.fromkeys(texts)) if texts else ""
     return line

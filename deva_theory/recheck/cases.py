@@ -78,7 +78,7 @@ class Case:
         self.definitions = {name: parse(text) for name, text in fields(content.get("definitions", {}), "definitions").items()}
         self.squares = {name: parse(text) for name, text in fields(content.get("squares", {}), "squares").items()}
         for name in {*self.definitions, *self.squares}:
-            if not name.isidentifier():
+            if not (name.isascii() and name.isidentifier()):
                 raise Rejected(f"{quoted(name)} is not a name")
             if name in self.definitions and name in self.squares:
                 raise Rejected(f"{name!r} is both defined and a square root")
@@ -119,9 +119,16 @@ class Case:
                 raise Rejected("the assumptions contradict each other")
 
     def assumptions(self) -> list[str]:
-        """Return the assumptions on definitions, as the certificate writes them."""
-        sign = {POSITIVE: "> 0", NONNEGATIVE: ">= 0"}
-        return [f"{name} = {ast.unparse(self.definitions[name])} {sign[self.declared[name]]}" for name in self.assumed]
+        """Return the assumptions on definitions, as the certificate writes them, then what the names in them stand for."""
+        sign = {POSITIVE: " > 0", NONNEGATIVE: " >= 0", REAL: ""}
+        texts, names = [], list(self.assumed)
+        for name in names:
+            node = self.definitions[name] if name in self.definitions else self.squares[name]
+            text = ast.unparse(node)
+            texts.append(f"{name} = " + (f"{text}{sign[self.declared.get(name, REAL)]}" if name in self.definitions else f"sqrt({text})"))
+            inner = {entry.id: None for entry in ast.walk(node) if isinstance(entry, ast.Name)}
+            names += [entry for entry in inner if entry not in names and (entry in self.definitions or entry in self.squares)]
+        return texts
 
     def _settle(self) -> None:
         """Give every definition and root its value.  Any order will do: a failure is final when no name makes progress."""

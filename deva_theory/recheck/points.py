@@ -1,21 +1,133 @@
-"""Whether the assumptions of a case can hold together: a search in floating point for one point where they do.
+"""Whether the assumptions of a case can hold together: a search for one rational point where they certainly do.
 
 Only to find a case that speaks about nothing, from which everything would follow; no sign is ever concluded from it.
+Nothing is rounded: a value is an interval with rational ends, of length 0 unless a square root on the way is irrational, and
+a sign counts only if the whole interval has it.
 """
 
 from __future__ import annotations
 
 import ast
 import math
-import operator
 import random
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from .reading import exponent_of
 
 POINTS = 5000
+MAX_WORK = 500_000
+"""Operations; long expressions are tried at fewer points."""
 
-_FLOAT = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+MAX_BITS = 20_000
+ROOT_BITS = 96
+
+Interval = tuple[Fraction, Fraction]
+
+
+class _Undecided(Exception):
+    """There is no value at this point, or none that is worth computing."""
+
+
+class _Point:
+    """The values of all names at one point, computed as they are needed."""
+
+    def __init__(
+        self, free: Mapping[str, Fraction], definitions: Mapping[str, ast.expr], squares: Mapping[str, ast.expr], work: int
+    ) -> None:
+        self.work = work
+        self._values = {name: (value, value) for name, value in free.items()}
+        self._definitions, self._squares = definitions, squares
+
+    def name(self, name: str) -> Interval:
+        """Return the value of a name."""
+        if name not in self._values:
+            root = name in self._squares
+            inner = self.value(self._squares[name] if root else self._definitions[name])
+            self._values[name] = _root(inner) if root else inner
+        return self._values[name]
+
+    def value(self, node: ast.expr) -> Interval:
+        """Return the value of an expression; long sums are walked without recursion."""
+        spine: list[ast.BinOp] = []
+        while isinstance(node, ast.BinOp):
+            spine.append(node)
+            node = node.left
+        if isinstance(node, ast.Name):
+            x = self.name(node.id)
+        elif isinstance(node, ast.UnaryOp):
+            x = self.value(node.operand)
+            x = (-x[1], -x[0]) if isinstance(node.op, ast.USub) else x
+        else:
+            assert isinstance(node, ast.Constant)
+            x = (Fraction(int(node.value)),) * 2  # type: ignore[arg-type]
+        for step in reversed(spine):
+            self.work -= 1
+            if self.work < 0:
+                raise _Undecided
+            x = self._combined(x, step)
+            if max(max(end.numerator.bit_length(), end.denominator.bit_length()) for end in x) > MAX_BITS:
+                raise _Undecided
+        return x
+
+    def _combined(self, x: Interval, step: ast.BinOp) -> Interval:
+        if isinstance(step.op, ast.Pow):
+            return _power(x, exponent_of(step.right))
+        y = self.value(step.right)
+        if isinstance(step.op, ast.Add):
+            return x[0] + y[0], x[1] + y[1]
+        if isinstance(step.op, ast.Sub):
+            return x[0] - y[1], x[1] - y[0]
+        return _product(x, y if isinstance(step.op, ast.Mult) else _reciprocal(y))
+
+
+def _product(x: Interval, y: Interval) -> Interval:
+    if x[0] == x[1] and y[0] == y[1]:
+        return (x[0] * y[0],) * 2
+    ends = [a * b for a in x for b in y]
+    return min(ends), max(ends)
+
+
+def _reciprocal(x: Interval) -> Interval:
+    if x[0] <= 0 <= x[1]:
+        raise _Undecided
+    return 1 / x[1], 1 / x[0]
+
+
+def _power(x: Interval, exponent: int) -> Interval:
+    if exponent < 0:
+        return _power(_reciprocal(x), -exponent)
+    if exponent * max(max(end.numerator.bit_length(), end.denominator.bit_length()) for end in x) > 2 * MAX_BITS:
+        raise _Undecided
+    low, high = sorted(end**exponent for end in x)
+    return (Fraction(0) if exponent and exponent % 2 == 0 and x[0] < 0 < x[1] else low), high
+
+
+def _root(x: Interval) -> Interval:
+    """Return an interval that contains the square roots; their own where both ends are squares."""
+    if x[0] < 0:
+        raise _Undecided
+    ends = []
+    for end, up in zip(x, (0, 1), strict=True):
+        square = end.numerator * end.denominator << 2 * ROOT_BITS
+        root = math.isqrt(square)
+        ends.append(Fraction(root + (up if root * root < square else 0), end.denominator << ROOT_BITS))
+    return ends[0], ends[1]
+
+
+def _drawn(rng: random.Random, kind: int, least: int) -> Fraction:
+    """Return a number of a permitted sign."""
+    if kind == 0:  # simple numbers: equations between names come true
+        size = Fraction(rng.randint(0, 4), rng.randint(1, 3))
+    elif kind == 1:  # squares: their roots are rational
+        size = Fraction(rng.randint(0, 5), rng.choice((1, 2, 3, 4, 8, 16))) ** 2
+    else:  # several orders of magnitude, with and without large values: sums may have to be small
+        size = Fraction(rng.randint(1, 31), 32) * Fraction(4) ** rng.randint(-5, 5 if kind == 2 else 0)
+        if least < 1 and rng.random() < 0.1:
+            size = Fraction(0)
+    if not size and least == 1:
+        size = Fraction(1)
+    return -size if least < 0 and rng.random() < 0.5 else size
 
 
 def any_point(
@@ -37,38 +149,16 @@ def any_point(
         What the other names stand for, or are the square roots of.
     """
     rng = random.Random(0)
+    work = MAX_WORK
     for trial in range(POINTS):
-        values = {}
-        for name in free:
-            # Uniform on (0, 1), and over several orders of magnitude with and without large values: sums may have to be small.
-            size = rng.random() if trial % 3 == 0 else 10.0 ** rng.uniform(-3.0, 3.0 if trial % 3 == 1 else 0.0)
-            if least[name] < 1 and rng.random() < 0.1:
-                size = 0.0
-            values[name] = -size if least[name] < 0 and rng.random() < 0.5 else size
+        point = _Point({name: _drawn(rng, trial % 4, least[name]) for name in free}, definitions, squares, work)
         try:
-            # The margin is far above rounding, so that a difference that is 0 does not count as positive.
-            if all(_value(ast.Name(name), values, definitions, squares) >= (1e-6 if least[name] == 1 else 0.0) for name in assumed):
+            lower = (point.name(name)[0] for name in assumed)
+            if all(low > 0 if least[name] == 1 else low >= 0 for name, low in zip(assumed, lower, strict=True)):
                 return True
-        except (ArithmeticError, ValueError):
+        except _Undecided:
             pass
+        work = point.work
+        if work < 0:
+            break
     return False
-
-
-def _value(node: ast.expr, values: dict[str, float], definitions: Mapping[str, ast.expr], squares: Mapping[str, ast.expr]) -> float:
-    """Return the value of an expression; the names' values are kept in `values`."""
-    if isinstance(node, ast.Name):
-        if node.id not in values:
-            root = node.id in squares
-            inner = _value(squares[node.id] if root else definitions[node.id], values, definitions, squares)
-            values[node.id] = math.sqrt(inner) if root else inner
-        return values[node.id]
-    if isinstance(node, ast.Constant):
-        return float(node.value)  # type: ignore[arg-type]
-    if isinstance(node, ast.UnaryOp):
-        inner = _value(node.operand, values, definitions, squares)
-        return -inner if isinstance(node.op, ast.USub) else inner
-    assert isinstance(node, ast.BinOp)
-    left = _value(node.left, values, definitions, squares)
-    if isinstance(node.op, ast.Pow):
-        return float(left ** exponent_of(node.right))
-    return float(_FLOAT[type(node.op)](left, _value(node.right, values, definitions, squares)))

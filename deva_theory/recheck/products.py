@@ -105,7 +105,7 @@ def check(certificate: Mapping[str, Any]) -> str:
     fields(certificate, "the certificate", ("matrices", "show"), ("type", "name", "statement", "note"))
     matrices = {}
     for name, rows in fields(certificate["matrices"], "matrices").items():
-        if not name.isidentifier() or name == "I":
+        if not (name.isascii() and name.isidentifier()) or name == "I":
             raise Rejected(f"{quoted(name)} cannot name a matrix")
         matrices[name] = matrix(rows, f"matrix {name!r}", MAX_SIZE)
     show = items(certificate["show"], "show", 1)
@@ -113,7 +113,10 @@ def check(certificate: Mapping[str, Any]) -> str:
         if len(items(pair, f"show {i}")) != 2:
             raise Rejected(f"show {i} is not [expression, expression]")
         try:
-            left, right = _matched(*(evaluate(parse(text, transpose=True), matrices) for text in pair))
+            first, second = (evaluate(parse(text, transpose=True), matrices) for text in pair)
+            if isinstance(first, Scalar) and isinstance(second, Scalar):
+                raise Rejected("neither side has a matrix")
+            left, right = _matched(first, second)
         except Rejected as failure:
             raise Rejected(f"show {i}: {failure}") from None
         if left != right:

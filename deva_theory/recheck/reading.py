@@ -20,7 +20,8 @@ MAX_DIGITS = 4000
 
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,5})?)", re.ASCII)
 # No '#' (what follows would be invisible to the parser), no quotes, brackets, commas, colons or '@'.
-_CHARACTERS = re.compile(r"[\w\s+\-*/().]*")
+# ASCII only: other letters look alike, and Python reads some of them as another name than the one written.
+_CHARACTERS = re.compile(r"[\w\s+\-*/().]*", re.ASCII)
 _ALLOWED = (
     ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load,
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.UAdd, ast.USub,
@@ -131,7 +132,7 @@ def parse(text: object, transpose: bool = False) -> ast.expr:
     if len(text) > MAX_LENGTH:
         raise Rejected(f"an expression has {len(text)} characters; the limit is {MAX_LENGTH}")
     if not _CHARACTERS.fullmatch(text):
-        raise Rejected(f"{quoted(text)} has characters other than names, digits, + - * / ( ) .")
+        raise Rejected(f"{quoted(text)} has characters other than ASCII names, digits, + - * / ( ) .")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from deva_theory.certify import duality
 from deva_theory.certify.duality import (
     InfeasibleProgram,
     LinearProgram,
@@ -191,6 +192,42 @@ def test_multipliers_below_the_solvers_tolerance():
             program.maximise({name: 1 + tiny if name == heavy else 1 for name in names})
             found = solve_exactly(program)
             assert resum(found.certificate) == found.bound == 1 + tiny
+            assert accepted(found.certificate)
+
+
+def test_the_certificate_has_an_admissible_point():
+    found = descent_to_rate(4, "1/9", 2, "5/3")
+    assert found.point == found.optimum == {name: Fraction(x) for name, x in found.certificate["point"].items()}
+    assert set(found.certificate["point"]) == set(found.certificate["variables"])
+    assert not accepted({key: value for key, value in found.certificate.items() if key != "point"})
+
+
+def test_a_point_off_the_rows():
+    program = descent_program(4, "1/9", 2, "5/3")
+    point = duality.interior_point(program)
+    assert point is not None and set(point) == set(program.variables)
+    assert min(program.slack(name, point) for name in program.rows) > 0
+    program.equal("start", {"f0": 3}, 1)  # nothing is off this one
+    point = duality.interior_point(program)
+    assert point is not None and min(program.slack(name, point) for name in program.rows) == 0
+
+
+def test_a_point_is_found_when_the_vertices_are_not_admissible(monkeypatch):
+    program = descent_program(2, "1/9", 2, "5/3")
+    vertices = duality.exact_points
+    monkeypatch.setattr(duality, "exact_points", lambda p, *rest: iter(()) if p is program else vertices(p, *rest))
+    found = solve_exactly(program)
+    assert not found.attained and found.point is not None and accepted(found.certificate)
+
+
+def test_a_contradiction_below_the_solvers_tolerance():
+    program = LinearProgram()
+    program.variable("x")
+    program.at_most("above", {"x": 1}, 1)
+    program.at_least("below", {"x": 1}, 1 + Fraction(1, 10**20))
+    program.maximise({"x": 1})
+    with pytest.raises(ArithmeticError, match=r"contradict|no exact admissible point"):
+        solve_exactly(program)
 
 
 def test_contradiction_and_no_rows():

@@ -55,7 +55,7 @@ FIELDS = {
     "text for a list": ({"assumptions": '"none"'}, "assumptions", "a list of strings is needed, not 'none'"),
     "numbers in a list": ({"assumptions": "[1]"}, "assumptions", "a list of strings is needed, not [1]"),
     "optional of a wrong type": ({"tier": "1"}, "tier", "a string is needed, not 1"),
-    "kind": ({"kind": '"identty"'}, "kind", "'identty' is none of identity, inequality, rate, empirical, paper-vs-code; did you mean identity?"),
+    "kind": ({"kind": '"identty"'}, "kind", "none of identity, inequality, rate, empirical, paper-vs-code; did you mean identity?"),
     "verdict": ({"expected": '"PROVEN"'}, "expected", "did you mean PROVED?"),
     "verdict in small letters": ({"expected": '"supported"'}, "expected", "did you mean SUPPORTED?"),
     "verdict like no other": ({"expected": '"42"'}, "expected", "'42' is none of PROVED, CERTIFIED, "),
@@ -93,7 +93,8 @@ def test_entry_without_an_id_is_named_by_its_line():
 
 
 def test_circle_through_several_claims_is_printed():
-    text = entry() + entry(id='"T2"', depends_on='["T4"]') + entry(id='"T3"', depends_on='["T1", "T2"]') + entry(id='"T4"', depends_on='["T3"]')
+    premises = {"T2": '["T4"]', "T3": '["T1", "T2"]', "T4": '["T3"]'}
+    text = entry() + "".join(entry(id=f'"{name}"', depends_on=below) for name, below in premises.items())
     assert message_of(text) == "claims.toml, line 23, claim 'T2', field 'depends_on': a circle, T2 -> T4 -> T3 -> T2"
 
 

@@ -83,7 +83,8 @@ def test_check_in_a_missing_or_broken_module(clone):
     (root / "paper_checks" / "broken.py").write_text("def f(:\n")
     (root / "paper_checks" / "lacking.py").write_text("import surely_not_installed\n")
     found = outcomes_of(root)
-    assert found["T1"].problems == ("claims.toml, line 1: 'other:f': paper_checks/other.py does not exist; correct the entry or add the file",)
+    missing = "claims.toml, line 1: 'other:f': paper_checks/other.py does not exist; correct the entry or add the file"
+    assert found["T1"].problems == (missing,)
     assert "the check raised SyntaxError" in found["T2"].problems[0] and "broken.py" in found["T2"].problems[0]
     assert "ModuleNotFoundError: No module named 'surely_not_installed' (lacking.py, line 1)" in found["T3"].problems[0]
 
@@ -174,9 +175,8 @@ def test_cache_belongs_to_code_entry_and_tier(clone):
     states = [fingerprint(root)]
     assert [origin(), origin(), origin(full=True), origin(full=True)] == ["run", "cache", "run", "cache"]
     # The runner's own clone is one process, so that the loaded module stays the old one: only the address changes here.
-    for file, text in (
-        ("paper_checks/toy.py", "# a comment"), ("paper_checks/new.py", ""), ("experiments/e.py", "x = 1"), ("figures/data/t.csv", "a\n1\n"),
-    ):
+    edits = {"paper_checks/toy.py": "# a comment", "paper_checks/new.py": "", "experiments/e.py": "x = 1", "figures/data/t.csv": "a\n1\n"}
+    for file, text in edits.items():
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((path.read_text() if path.exists() else "") + text)
@@ -199,8 +199,8 @@ def test_failed_check_is_not_kept_and_a_worthless_one_stays_worthless(clone):
 
 
 def test_store_writes_what_was_found_and_sees_what_is_wrong_with_it(clone):
-    claims = [claim("T1", "squares"), claim("T2", "above_one", "REFUTED"), claim("T3", "proved", "PROVED"), claim("T4", None, "NOT_CHECKED", reason="r")]
-    root = clone(*claims)
+    checked = [claim("T1", "squares"), claim("T2", "above_one", "REFUTED"), claim("T3", "proved", "PROVED")]
+    root = clone(*checked, claim("T4", None, "NOT_CHECKED", reason="r"))
     ledger, store = load_ledger(root / "paper_checks" / "claims.toml"), Store(root / "store")
     assert [line.partition(" ")[0] for line in store.problems(ledger)] == ["evidence/T1.json", "evidence/T2.json", "evidence/T3.json"]
     found = verify(ledger, list(ledger.values()), root, full=True)

@@ -340,7 +340,8 @@ def test_explain_has_everything(verified, capsys):
     out = capsys.readouterr().out
     for words in (
         "T1: squares are nonnegative", "verdict      SUPPORTED", "marked       rests on refuted T2", "kind         identity",
-        "source       derived here", "Statement of T1.", "    x = x", "assumptions\n    - x is real", "depends on   T2", "method       search",
+        "source       derived here", "Statement of T1.", "    x = x", "assumptions\n    - x is real", "depends on   T2",
+        "method       search",
         "tolerance    none: a toy", "the toy is SUPPORTED", "budget       3 instances", "gap = 0",
         "negative control\n    another level\n    found REFUTED: the toy is REFUTED",
     ):
@@ -388,7 +389,8 @@ def test_explain_says_that_the_verdict_changed_and_that_the_wording_did(verified
     edit(verified / "paper_checks" / "claims.toml", "Statement of T5.", "Another statement.")
     edit(verified / "paper_checks" / "claims.toml", 'check = "toy:second"', 'check = "toy:second"\ntier = "full"')
     assert main(["explain", "T5"]) == 0
-    assert "stale        the evidence is about another wording: run `deva-theory verify T5" in capsys.readouterr().out.replace("\n" + " " * 13, " ")
+    out = capsys.readouterr().out.replace("\n" + " " * 13, " ")  # unwrapped
+    assert "stale        the evidence is about another wording: run `deva-theory verify T5 --tier full --update`" in out
     edit(verified / "paper_checks" / "claims.toml", 'expected = "REFUTED"', 'expected = "SUPPORTED"')
     assert main(["explain", "T2"]) == 0
     assert "verdict      REFUTED\nexpected     SUPPORTED  (the verdict has changed)" in capsys.readouterr().out
@@ -396,7 +398,7 @@ def test_explain_says_that_the_verdict_changed_and_that_the_wording_did(verified
 
 UNTRUSTED = {
     "edited evidence": ("evidence/T2.json", lambda path: edit(path, "SUPPORTED", "REFUTED"), "evidence/T2.json was edited by hand"),
-    "edited numbers": ("counterexamples/zero.json", lambda path: edit(path, '"level": 1.0', '"level": 2.0'), "zero.json was edited by hand"),
+    "edited numbers": ("counterexamples/zero.json", lambda path: edit(path, '"level": 1.0', '"level": 2.0'), "was edited by hand"),
     "no numbers": ("counterexamples/zero.json", lambda path: path.unlink(), "counterexamples/zero.json does not exist"),
     "not finite": ("evidence/T2.json", lambda path: edit(path, '"seed": null', '"seed": NaN'), "evidence/T2.json is damaged (ValueError"),
     "damaged": ("evidence/T2.json", lambda path: path.write_text("{"), "evidence/T2.json is damaged"),

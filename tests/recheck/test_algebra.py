@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from fractions import Fraction
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from deva_theory.recheck import recheck
 from deva_theory.recheck.cases import Case
+from deva_theory.recheck.points import _root
 from deva_theory.recheck.reading import Rejected, parse
 
 ROOT = {"nonnegative": ["P"], "positive": ["g"], "squares": {"r": "P + g**2", "q": "P"}}
@@ -50,7 +52,7 @@ TRUE = {
     "multiplied out with the definition kept": (RATE, {"positive": "(a + x)**2 - 2*a*x"}),
     "a divisor that cancels": (RATE, equal("(p + 1)/(p + 1)", "1")),
     "zero is at most zero": (RATE, at_most("x - x", "0", "0")),
-    "a nonnegative constant": (RATE, at_most("1/3", "1/2", "1/6")),
+    "a nonnegative constant": (RATE, at_most("1/3 + x", "1/2 + x", "1/6")),
     "power zero": (RATE, equal("x**0", "1")),
 }
 FALSE = {
@@ -117,7 +119,7 @@ def test_true_step_is_accepted(name):
 def test_false_step_is_rejected(name):
     case, step = FALSE[name]
     # A true step beside it: the certificate must not pass on that one's strength.
-    for steps in ([step], [equal("1", "1"), step]):
+    for steps in ([step], [equal("x - x", "0") if "x" in case.get("real", ()) else equal("P - P", "0"), step]):
         found = report(*steps, **case)
         assert not found.ok
         assert "case 0 'c': step" in found.lines[0] and "cannot be checked" not in found.lines[0]
@@ -126,7 +128,14 @@ def test_false_step_is_rejected(name):
 CASES = {
     "only cites": (False, {}, {"cite": "Cauchy-Schwarz"}),
     "no steps": (False, {}),
-    "cites and checks": (True, {}, {"cite": "Cauchy-Schwarz"}, equal("2", "1 + 1")),
+    "cites and checks": (True, {"real": ["x"]}, {"cite": "Cauchy-Schwarz"}, equal("2*x", "x + x")),
+    "cites and checks numbers": (False, {"real": ["x"]}, {"cite": "Cauchy-Schwarz"}, equal("2", "1 + 1")),
+    "a name in a citation and a note": (False, {"real": ["x"]}, {"cite": "x"}, {**equal("1", "1"), "note": "x"}),
+    "a name on one side": (True, {"real": ["x"]}, equal("1", "x - x + 1")),
+    "a name in the reason": (True, {"real": ["x"]}, at_most("0", "1", "1 + x - x")),
+    "a name that is positive": (True, {"positive": ["x"]}, {"positive": "x"}),
+    "a name that looks like another": (False, {"real": ["\u0445"]}, equal("\u0445", "\u0445")),
+    "a name that Python reads as another": (False, {"real": ["x"], "definitions": {"\uff58": "1"}}, equal("x", "x")),
     "root of a real name": (False, {"real": ["x"], "squares": {"s": "x"}}, equal("s**2", "x")),
     "root of a square": (True, {"real": ["x"], "squares": {"s": "x**2"}}, equal("s**2", "x**2")),
     "which is not the name itself": (False, {"real": ["x"], "squares": {"s": "x**2"}}, equal("s", "x")),
@@ -185,6 +194,40 @@ CASES = {
         {"real": ["x"], "positive": ["d", "e"], "definitions": {"d": "x - 1", "e": "1 - x"}},
         {"positive": "d"},
     ),
+    "a contradiction below rounding": (
+        False,
+        {"real": ["x", "y", "z"], "nonnegative": ["a"], "definitions": {"a": "2*x*y - x**2 - y**2 - 1 + 10**17 - 10**17"}},
+        at_most("1", "z**2", "a + (x - y)**2 + z**2"),
+    ),
+    "a contradiction below underflow": (
+        False,
+        {"real": ["x", "y", "z"], "nonnegative": ["a"], "definitions": {"a": "2*x*y - x**2 - y**2 - 1/10**200/10**200"}},
+        at_most("1", "z**2", "10**200*10**200*a + 10**200*10**200*(x - y)**2 + z**2"),
+    ),
+    "a contradiction below a root's rounding": (
+        False,
+        {
+            "nonnegative": ["p", "a"],
+            "squares": {"r": "p"},
+            "definitions": {"a": "r*r - p - 1/10**100"},
+        },
+        at_most("1", "p", "10**100*a*p + p + 10**100*a"),
+    ),
+    "just possible": (
+        True,
+        {"real": ["x", "y"], "nonnegative": ["a"], "definitions": {"a": "2*x*y - x**2 - y**2"}},
+        equal("a + (x - y)**2", "0"),
+    ),
+    "just possible with a root": (
+        True,
+        {"positive": ["p", "g"], "nonnegative": ["a"], "squares": {"r": "p + g**2"}, "definitions": {"a": "2*r*g - r**2 - g**2 + p**2"}},
+        equal("a + (r - g)**2", "p**2"),
+    ),
+    "an irrational root": (
+        True,
+        {"positive": ["x", "a"], "squares": {"r": "2*x**2"}, "definitions": {"a": "2*r/x - 2"}},
+        equal("a*x", "2*r - 2*x"),
+    ),
     "narrow but possible": (
         True,
         {"positive": ["b", "c", "d", "f", "a"], "definitions": {"a": "1 - b - c - d - f"}},
@@ -221,10 +264,34 @@ def test_later_steps_use_earlier_ones():
 def test_lines_say_what_is_assumed_and_cited():
     line = report(equal("a + b", "1"), {"cite": "the mean value\ntheorem"}, **RATE).lines[0]
     assert "a = 1 - b > 0" in line and "the mean value theorem" in line and "\n" not in line
+    assert "1 steps checked, 1 cited;" in line
+
+
+def test_lines_say_what_the_names_in_assumptions_stand_for():
+    case = {"positive": ["d"], "real": ["x"], "definitions": {"d": "e - s", "e": "x + 1"}, "squares": {"s": "t", "t": "x**2"}}
+    line = report(equal("d + s", "e"), **case).lines[0]
+    assert line.endswith("assumes d = e - s > 0, e = x + 1, s = sqrt(t), t = sqrt(x ** 2)")
+
+
+def test_hopeless_assumptions_are_given_up_quickly():
+    names = [f"x{i}" for i in range(30)]
+    total = " + ".join(f"({n} - {m})**2" for n in names for m in names)
+    powers = {"a": "b**200*0 - 1", "b": "c**200", "c": "(1/p)**200"}
+    start = time.perf_counter()
+    assert not report(equal("a", "a"), real=names, nonnegative=["a"], definitions={"a": f"-1 - ({total})*p"}, positive=["p"]).ok
+    assert not report(equal("a", "a"), positive=["p"], nonnegative=["a"], definitions=powers).ok
+    assert time.perf_counter() - start < 20
+
+
+@given(st.fractions(0, 10**6), st.fractions(0, 10**6))
+def test_root_encloses(x, y):
+    low, high = _root((min(x, y), max(x, y)))
+    assert 0 <= low <= high and low**2 <= min(x, y) and max(x, y) <= high**2
+    assert _root((x**2, x**2)) == (x, x)
 
 
 def test_every_case_counts():
-    good, bad = {"steps": [equal("1", "1")]}, {"name": "second", "steps": [equal("1", "2")]}
+    good, bad = {"real": ["x"], "steps": [equal("x + x", "2*x")]}, {"name": "second", "steps": [equal("1", "2")]}
     found = recheck({"certificates": [{"type": "algebra", "cases": [good, bad]}]})
     assert not found.ok and "case 1 'second': step 0" in found.lines[0]
 

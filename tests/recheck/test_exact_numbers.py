@@ -32,6 +32,7 @@ DUAL = {
     ],
     "multipliers": ["2/5", "1/5", "0"],
     "bound": "14/5",
+    "point": {"x": "8/5", "y": "6/5"},
 }
 
 
@@ -41,7 +42,7 @@ def constraint(i, **change):
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"bound": "2.8"}, {"bound": "3"}, {"bound": 3}, {"point": {"x": "8/5", "y": "6/5"}}, {"point": {}}],
+    [{}, {"bound": "2.8"}, {"bound": "3"}, {"bound": 3}, {"point": {"x": 1, "y": "0"}}, {"objective": {"x": "1", "y": "1.0"}}],
     ids=str,
 )
 def test_dual_accepts(change):
@@ -72,6 +73,13 @@ def test_dual_accepts(change):
         ({"bound": "1e999999"}, "not a rational"),
         ({"bound": "1e99999"}, "out of range"),
         ({"point": {"x": "2", "y": "2"}}, "violates constraint 0 'first'"),
+        ({"point": {"x": "-1/1000000000000000000000", "y": 0}}, "violates constraint 2 'idle'"),
+        ({"point": {"z": "0"}}, "not among the variables"),
+        ({"point": {"x": 0.5}}, "not an exact number"),
+        ({"point": {}}, "every variable"),
+        ({"point": {"x": "8/5"}}, "every variable"),
+        ({"point": None}, "not an object"),
+        ({"objective": {"x": "0"}, "multipliers": [0, 0, 0]}, "objective is 0"),
         ({"surprise": 1}, "unknown key"),
     ],
     ids=str,
@@ -79,6 +87,24 @@ def test_dual_accepts(change):
 def test_dual_rejects(change, reason):
     found = report(**{**DUAL, **change})
     assert not found.ok and reason in found.lines[0]
+
+
+def test_dual_says_whether_the_bound_is_attained():
+    assert report(**DUAL).lines[0].endswith("at most 14/5, attained")
+    assert report(**{**DUAL, "bound": "3"}).lines[0].endswith("at most 3, 14/5 at the point")
+    assert report(**{**DUAL, "point": {"x": 1, "y": 0}}).lines[0].endswith("at most 14/5, 1 at the point")
+
+
+def test_dual_without_a_feasible_point():
+    # x <= -1 and x >= 1 imply any bound.
+    nothing = {
+        "type": "dual", "variables": ["x"], "objective": {"x": "1"}, "multipliers": ["2", "1"], "bound": "-3",
+        "constraints": [{"row": {"x": "1"}, "at_most": "-1"}, {"row": {"x": "-1"}, "at_most": "-1"}],
+    }  # fmt: skip
+    found = report(**nothing)
+    assert not found.ok and "no 'point'" in found.lines[0]
+    for x in range(-3, 4):
+        assert not report(**nothing, point={"x": x}).ok
 
 
 def test_dual_with_a_negative_multiplier_that_would_lower_the_bound():
@@ -215,6 +241,7 @@ MATRICES = {
         ["B/2 + B/2", "+B"],
         ["-B", "B - B - B"],
         ["I*B", "B*I"],
+        ["0", "U - U"],
     ],
     ids=str,
 )
@@ -238,6 +265,9 @@ def test_products_accepts(pair):
         ["U", "1"],
         ["1", "I"],
         ["V", "V"],
+        ["I", "I"],
+        ["1", "1"],
+        ["I - I", "0*I"],
         ["U**2", "U*U"],
         ["U.H", "U"],
         ["U.T.real", "U"],
@@ -263,7 +293,9 @@ def test_products_rejects(pair):
     ids=lambda m: str(m)[:30],
 )
 def test_products_rejects_matrices(matrices):
-    assert not report(type="products", matrices=matrices, show=[["1", "1"]]).ok
+    matrices = {"M": [["1"]], **matrices} if isinstance(matrices, dict) else matrices
+    found = report(type="products", matrices=matrices, show=[["M", "M"]])
+    assert not found.ok and "show 0" not in found.lines[0]
 
 
 SQUARES = st.lists(st.lists(INTEGERS, min_size=3, max_size=3), min_size=3, max_size=3)

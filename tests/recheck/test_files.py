@@ -49,6 +49,7 @@ GOOD = {
             "constraints": [{"name": "c", "row": {"x": "2"}, "at_most": "4"}],
             "multipliers": ["1/2"],
             "bound": "2",
+            "point": {"x": "2"},
         },
         {
             "type": "enclosure",
@@ -231,7 +232,12 @@ def test_command_line(tmp_path, capsys):
     assert out.splitlines()[0] == f"{good}: ok, 6 certificates hold"
     assert "bad.json: NOT OK: certificate 0 (values): REJECTED" in out
     assert len(out.splitlines()) == 5 and len(err.splitlines()) == 1
-    assert main([]) == 2 and main(["--help"]) == 2
+    assert main([]) == 2 and main(["--help"]) == 2 and main(["-v"]) == 2
+    capsys.readouterr()
+    assert main(["-v", str(good), str(bad)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 6 + 1 + 1
+    assert "4 steps checked, 1 cited; assumes a = 1 - b > 0; cites 'the mean value theorem'" in lines[1]
 
 
 def test_as_a_module_and_copied_elsewhere(tmp_path):
