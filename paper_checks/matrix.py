@@ -338,7 +338,10 @@ def _norm_lemma(premise: str) -> Case:
 def brackets(run: Run) -> Evidence:
     """``‖(ΣP)^{†1/2} P_t^{1/2}‖ ≤ 1``; twin: the present sample left out of the sum."""
     proof = prove([_norm_lemma("any" if run.twin else "rest")])
-    covers = "all psd matrices P_t ≼ ΣP, Kronecker products or not"
+    covers = (
+        "all psd matrices P_t ≼ ΣP, Kronecker products or not; cited: the norm as a largest quadratic form, the projector "
+        "A^{†1/2}AA^{†1/2}"
+    )
     return judged(run, proof, _bracket_norms(run, 2, 6), "‖(ΣP)^{†1/2} P_t^{1/2}‖ ≤ 1", covers=covers)
 
 
@@ -356,5 +359,8 @@ def shampoo_brackets(run: Run) -> Evidence:
         ]),
         _norm_lemma(premise),
     ])
-    covers = "every history; the right bracket is the left one of the transposes"
+    covers = (
+        "every history; the right bracket is the left one of the transposes; cited: eigenvectors, the norm as a largest quadratic form, "
+        "the projector A^{†1/2}AA^{†1/2}"
+    )
     return judged(run, proof, _bracket_norms(run, 4, 7), "‖L^{†1/4} (G_tG_tᵀ)^{1/4}‖ ≤ 1", covers=covers)

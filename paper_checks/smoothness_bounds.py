@@ -185,7 +185,9 @@ def weak_duality(run: Run) -> Evidence:
     """S4: L_∞ ≤ 1ᵀy where diag(y) ≽ H, y ≥ 0.  Twin: without y ≥ 0."""
     signed = [] if run.twin else ["y"]
     proof = prove([
-        Case("one more coordinate", real=["u", "y", "Y"], nonnegative=["e", "s", *signed], definitions={"e": "1 - u**2", "V": "Y - s"}, steps=[
+        Case("one more coordinate", real=["u", "y", "Y"], nonnegative=["e", "s", *signed], definitions={
+            "e": "1 - u**2", "V": "Y - s",
+        }, steps=[
             cite("V = Σ y_i u_i² and Y = Σ y_i so far"),
             at_most("V + y*u**2", "Y + y", "s + y*e"),
         ]),

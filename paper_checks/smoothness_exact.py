@@ -8,30 +8,34 @@ import numpy as np
 
 from deva_theory.certify import Case, at_most, cite, equal, prove
 from deva_theory.claims.model import Evidence, Run
-from paper_checks.expressions import dot, flat, form, names, symmetric, total, transposed
 from paper_checks.quadratic_forms import box_maximum, symmetric_integers
 from paper_checks.verdicts import ROUNDING, conclude
 
 
 def ky_fan(run: Run) -> Evidence:
     """S5: the spectral smoothness sums the positive parts of the min(m, n) largest eigenvalues.  Twin: not the positive parts."""
-    cases = []
-    for m, r, p in ((size, rank, count) for size in (1, 2, 3, 4) for rank in range(1, size + 1) for count in range(size + 1)):
-        w, gaps = names("w", m), names("g", m)
-        # In descending order, p of them ≥ 0: the first p are sums of gaps down to 0, the others minus sums of gaps.
-        eigenvalues = [total(gaps[i:p]) if i < p else f"-({total(gaps[p : i + 1])})" for i in range(m)]
-        kept = min(r, p)
-        slack = {f"s{i + 1}": f"1 - {w[i]}" for i in range(m)} | {"rest": f"{r} - ({total(w)})"}
-        claimed = total(eigenvalues[: r if run.twin else kept])
-        cases.append(Case(f"m = {m}, min(m, n) = {r}, {p} eigenvalues >= 0", nonnegative=[*w, *gaps, *slack], definitions=slack, steps=[
-            at_most(dot(eigenvalues, w), claimed, trace_slack(m, r, p, w, gaps)),
-        ]))
-    cases[0] = Case(cases[0].name, cases[0].positive, cases[0].nonnegative, cases[0].real, cases[0].definitions, cases[0].squares, [
-        cite("in the eigenbasis of H the form is the sum of λ_i W_ii, W = DD^T; ‖D‖ <= 1 gives 0 <= W_ii <= 1 and tr W <= min(m, n)"),
-        cite("attained by D = the eigenvectors with λ_i >= 0 among the first min(m, n) beside each other"),
-        *cases[0].steps,
+    # The multiplier u is λ_r, r = min(m, n), or 0 where fewer than r are ≥ 0; V = Σλ_iw_i, W = Σw_i, G = Σg_i so far.
+    hypothesis = {"V": "u*W + G - s"}
+    proof = prove([
+        Case("one more: one of the r largest, λ = u + g", nonnegative=["u", "g", "W", "G", "s", "w", "e"], definitions={
+            **hypothesis, "e": "1 - w",
+        }, steps=[
+            cite("in the eigenbasis of H the form is the sum of λ_i W_ii, W = DD^T; ‖D‖ <= 1 gives 0 <= W_ii <= 1 and tr W <= min(m, n)"),
+            at_most("V + (u + g)*w", "u*(W + w) + (G + g)", "s + g*e"),
+        ]),
+        Case("one more: another, or a negative one, λ = u - h", nonnegative=["u", "h", "W", "G", "s", "w"], definitions=hypothesis, steps=[
+            at_most("V + (u - h)*w", "u*(W + w) + G", "s + h*w"),
+        ]),
+        Case("λ_r >= 0: the r largest are u + g_i, their sum r u + G", nonnegative=["u", "W", "G", "s", "e"], real=["r", "k", "K", "g"],
+             definitions={"W": "r - e", **hypothesis}, steps=[
+            equal("(k*u + K) + (u + g)", "(k + 1)*u + (K + g)"), at_most("V", "r*u + G", "s + u*e"),
+        ]),
+        Case("λ_r < 0: u = 0, the positive ones are the g_i; -h sums what else is among the r largest", positive=["h"],
+             nonnegative=["W", "G", "s"], definitions={"u": "0", **hypothesis}, steps=[
+            at_most("V", "G" + (" - h" if run.twin else ""), "s" + (" - h" if run.twin else "")),
+            cite("attained by D = the eigenvectors with λ_i >= 0 among the first min(m, n) beside each other"),
+        ]),
     ])
-    proof = prove(cases)
     violation, count, rng = 0.0, 0, run.rng()
     for H in symmetric_integers(run, run.count(20, 200)):
         A = np.array([[float(x) for x in row] for row in H])
@@ -45,43 +49,24 @@ def ky_fan(run: Run) -> Evidence:
             count += 1
     return conclude(
         proof, violation, margin=ROUNDING, summary="Σλ_iW_ii ≤ the sum of the largest positive ones",
-        budget={"instances": count, "cases": len(cases)},
-        covers="m ≤ 4, every min(m, n) and every number of nonnegative eigenvalues",
+        budget={"instances": count},
+        covers="every m, n and H, by induction over the eigenvalues; the eigenbasis is cited",
     )
-
-
-def trace_slack(m: int, r: int, p: int, w: list[str], gaps: list[str]) -> str:
-    """Return ``Σ_{i≤min(r,p)} λ_i - Σλ_iw_i`` as a sum of products of nonnegative numbers (multiplier λ_r, or 0 where p < r)."""
-    kept, terms = min(r, p), []
-    between = gaps[kept - 1 : p] if kept == r else []  # λ_r as a sum of gaps, where it is ≥ 0
-    for i in range(m):
-        if i < kept:
-            own = gaps[i : kept - 1] if kept == r else gaps[i:p]
-            terms += [f"({total(own)})*s{i + 1}"] if own else []
-        elif i < p:
-            own = gaps[kept - 1 : i]
-            terms.append(f"({total(own)})*{w[i]}")
-        else:
-            terms.append(f"({total([*between, *gaps[p : i + 1]])})*{w[i]}")
-    if between:
-        terms.append(f"({total(between)})*rest")
-    return total(terms)
 
 
 def box_columns(run: Run) -> Evidence:
     """S5: the box smoothness of ½tr(XᵀHX) is n L_∞(H).  Twin: L_∞(H)."""
-    m, n = 2, 3
-    H, U = symmetric("h", m), names("u", m, n)
-    slack = {f"s{j + 1}": f"l - ({form(H, column)})" for j, column in enumerate(transposed(U))}
-    factor = "1" if run.twin else str(n)
-    because = total([*slack]) + (f" - {n - 1}*l" if run.twin else "")
-    value = total(form(H, column) for column in transposed(U))
-    same = [names("v", m)] * n
-    proof = prove([Case("column by column", real=[*flat(H), *flat(U), *same[0]], nonnegative=["l", *slack], definitions=slack, steps=[
-        at_most(value, f"{factor}*l", because),
-        equal(total(form(H, column) for column in same), f"{n}*({form(H, same[0])})"),
-        cite("attained by the same best column n times"),
-    ])])
+    proof = prove([
+        Case("one more column", nonnegative=["l", "e", "s"], real=["n", "q"], definitions={"column": "l - e", "V": "n*l - s"}, steps=[
+            cite("tr(UᵀHU) = Σ_j u_jᵀHu_j over the n columns, each at most l = L_∞(H), with columns chosen freely"),
+            at_most("V + column", "(n + 1)*l", "s + e"),
+            cite("attained by the same best column n times:"),
+            equal("n*q + q", "(n + 1)*q"),
+        ]),
+        Case("all n columns", nonnegative=["l", "s"], real=["n"], definitions={"V": "n*l - s"}, steps=[
+            at_most("V", "l" if run.twin else "n*l", "s" + (" - (n - 1)*l" if run.twin else "")),
+        ]),
+    ])
     violation, count = Fraction(0), 0
     for A in symmetric_integers(run, run.count(4, 40), sizes=(1, 2)):
         for k in (1, 2) if len(A) == 2 else (1, 2, 3):
@@ -91,4 +76,4 @@ def box_columns(run: Run) -> Evidence:
             claimed = box_maximum(A) * (1 if run.twin else k)
             violation, count = max(violation, abs(box_maximum(full) - claimed)), count + 1
     return conclude(proof, violation, summary="tr(uᵀHu) = Σ_j u_jᵀHu_j", budget={"instances": count},
-        covers="m = 2, n = 3; one term per column at any size")
+        covers="every m and n, by induction over the columns")

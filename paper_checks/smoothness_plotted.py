@@ -41,6 +41,9 @@ def hessian(run: Run) -> Evidence:
     proof = prove([Case("½ vec(X)^T (I⊗H) vec(X)", real=[*flat(H), *stacked], steps=[
         equal(f"1/2*({value})", f"1/2*({form(full, stacked)})"),
         cite("a quadratic form determines its symmetric matrix"),
+    ]), Case("any m, one more column x: I⊗H gains a diagonal block H", real=["V", "q"], steps=[
+        cite("V the sum over the columns so far, q = xᵀHx; blocks off the diagonal are 0"),
+        equal("1/2*(V + q)", "1/2*V + 1/2*q"),
     ])])
     violation, count = Fraction(0), 0
     for A in symmetric_integers(run, run.count(5, 50), sizes=(m,)):
@@ -54,7 +57,7 @@ def hessian(run: Run) -> Evidence:
             violation, count = max(violation, abs(second - entry(i, j, A, Fraction(0)))), count + 1
     return conclude(
         proof, violation, summary="½ tr(XᵀHX) = ½ vec(X)ᵀ(I⊗H)vec(X)", budget={"second differences": count},
-        covers="2×2; one block per column at any size",
+        covers="2×2 written out; any size by one more diagonal block per column",
     )
 
 

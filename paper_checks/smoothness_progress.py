@@ -13,7 +13,8 @@ from deva_theory.certify import Case, SearchProblem, at_most, cite, equal, prove
 from deva_theory.claims.model import Counterexample, Evidence, Run
 from deva_theory.smoothness import weighted_box_smoothness
 from paper_checks.arrays import tensor
-from paper_checks.expressions import dot, flat, form, names, symmetric, total
+from paper_checks.expressions import dot, flat, form, names, symmetric
+from paper_checks.inductions import cauchy_schwarz
 from paper_checks.quadratic_forms import Matrix, box_maximum, fractions, quadratic_form, scaled, semidefinite, symmetric_integers
 from paper_checks.verdicts import conclude
 
@@ -110,19 +111,18 @@ def realised(run: Run) -> Evidence:
 
 def best_weights(run: Run) -> Evidence:
     """S7: for H = diag(L) ≻ 0 the best Γ is |g_i|/L_i up to scale.  Twin: |g_i|/L_i²."""
-    exponent, d = 2 if run.twin else 1, 3
-    c, g, L = names("c", d), names("g", d), names("l", d)
-    smooth = total(f"{L[i]}*{c[i]}**2" for i in range(d))
-    gain = dot(c, g)
-    best = total(f"{g[i]}**2/{L[i]}" for i in range(d))
-    pairs = [(i, j) for i in range(d) for j in range(i)]
-    because = total(f"({L[i]}*{c[i]}*{g[j]} - {L[j]}*{c[j]}*{g[i]})**2/({L[i]}*{L[j]})" for i, j in pairs)
-    chosen = [f"{g[i]}/{L[i]}**{exponent}" for i in range(d)]
-    proof = prove([Case("Lagrange's identity", positive=L, nonnegative=[*c, *g], steps=[
-        at_most(f"({gain})**2", f"({smooth})*({best})", because),
-        equal(f"({dot(chosen, g)})**2", f"({total(f'{L[i]}*({chosen[i]})**2' for i in range(d))})*({best})"),
-        cite("L_Γ = Σ L_i γ_i² for diagonal H, so 1/Σ(g_i²/L_i) is the least L_Γ/<g,Γ sign g>²"),
-    ])])
+    exponent = 2 if run.twin else 1
+    proof = prove([
+        *cauchy_schwarz("l"),
+        Case("a = γ, x = |g|: the ratio's lower bound", positive=["C", "X"], nonnegative=["K"], definitions={"A": "(C**2 + K)/X"}, steps=[
+            cite("L_Γ = A = Σ L_i γ_i² for diagonal H, C = <g, Γ sign g>, X = Σ g_i²/L_i, which is positive for g ≠ 0"),
+            at_most("1/X", "A/C**2", "K/(C**2*X)"),
+        ]),
+        Case("one coordinate of the best Γ", positive=["l"], nonnegative=["x"], definitions={"a": f"x/l**{exponent}"}, steps=[
+            equal("a*x", "x**2/l"), equal("l*a**2", "x**2/l"), cite("so C = A = X there:"),
+        ]),
+        Case("the ratio there", positive=["X"], steps=[equal("X/X**2", "1/X")]),
+    ])
     violation, count = Fraction(0), 0
     levels = [Fraction(k, 4) for k in (0, 1, 2, 4)]
     for bounds, gradient in itertools.product(itertools.product((1, 2, 4), repeat=2), itertools.product((1, 2), repeat=2)):
@@ -134,7 +134,7 @@ def best_weights(run: Run) -> Evidence:
         least = min(weighted_smoothness(H, w) / progress(target, w) ** 2 for w in others)
         violation, count = max(violation, reached - least), count + len(others)
     return conclude(proof, violation, summary="L_Γ/<g,Γ sign g>² is least at γ_i = |g_i|/L_i",
-        covers="the identity at d = 3, one square per pair at any d",
+        covers="every d, by induction over the coordinates; L > 0, g ≠ 0",
                     budget={"instances": count})
 
 

@@ -175,7 +175,8 @@ def schur_factor(run: Run) -> Evidence:
     near = Fraction(16, 25) ** 2 + Fraction(24, 25) ** 2
     evidence = conclude(
         proof, near - factor, summary=f"worst growth {factor}, a rational direction attains {near}",
-        covers="every Hessian H[·] of a 2×2 parameter, and H = uuᵀ for the value", budget={"instances": 1},
+        covers="every Hessian H[·] of a 2×2 parameter, and H = uuᵀ for the value; cited, not proved: Γ_ij = <x_i, y_j> gives ‖Γ⊙O‖ ≤ "
+            "max|x_i| max|y_j| ‖O‖ (Schur, Haagerup)", budget={"instances": 1},
         certificates=[upper] if upper else [],
     )
     if evidence.verdict is Verdict.PROVED and upper is None:
@@ -185,32 +186,25 @@ def schur_factor(run: Run) -> Evidence:
 
 def separable(run: Run) -> Evidence:
     """S2: a separable Γ = abᵀ ≤ 1 never worsens the spectral smoothness.  Twin: Γ = abᵀ plus a number in one entry."""
-    a, b, x, O = names("a", 2), names("b", 2), names("x", 2), names("o", 2, 2)
-    extra = "w" if run.twin else "0"
-    z = [f"{b[j]}*{x[j]}" for j in range(2)]
-    y = [dot(row, z) for row in O]
-    image = [f"{a[0]}*({y[0]}) + {extra}*{O[0][1]}*{x[1]}", f"{a[1]}*({y[1]})"]
-    definitions = {
-        "contraction": f"{square_norm(z)} - ({square_norm(y)})", "product": "1 - p*q",
-        **{f"r{i + 1}": f"p**2 - {a[i]}**2" for i in range(2)}, **{f"t{i + 1}": f"q**2 - {b[i]}**2" for i in range(2)},
-    }
-    because = total([
-        f"product*(1 + p*q)*({square_norm(x)})", f"p**2*({total(f't{j + 1}*{x[j]}**2' for j in range(2))})", "p**2*contraction",
-        total(f"r{i + 1}*({y[i]})**2" for i in range(2)),
-    ])
+    # Sums over the coordinates so far: Z = |Oz|², I = Σ (a_i (Oz)_i)²; the control has w O_ij x_j, here w v, beside one a_i (Oz)_i.
+    image = "a*y + w*v" if run.twin else "a*y"
     proof = prove([
-        Case("diag(a) O diag(b) is a contraction", nonnegative=[*a, *b, "p", "q", "w", *definitions], real=[*x, *flat(O)],
-            definitions=definitions,
-             steps=[
-                 cite("p and q are the largest entries of a and b, pq <= 1; ‖O‖ <= 1 gives |Oz| <= |z|"),
-                 at_most(square_norm(image), square_norm(x), because),
-                 cite("so Q_L(Γ⊙O)Q_R^T stays in the ball, for every H"),
-             ]),
+        Case("one more coordinate", nonnegative=["a", "p", "w", "r", "s", "Z"], real=["y", "v"],
+             definitions={"r": "p**2 - a**2", "I": "p**2*Z - s"}, steps=[
+            cite("p and q are the largest entries of a and b; the same step with b, q and x bounds z = b⊙x"),
+            at_most(f"I + ({image})**2", "p**2*(Z + y**2)", "s + r*y**2"),
+        ]),
+        Case("diag(a) O diag(b) is a contraction", nonnegative=["p", "q", "X", "product", "s", "t", "contraction"],
+             definitions={"product": "1 - p*q", "zz": "q**2*X - t", "Z": "zz - contraction", "I": "p**2*Z - s"}, steps=[
+            cite("X = |x|², zz = |z|², pq <= 1; ‖O‖ <= 1 gives |Oz| <= |z|"),
+            at_most("I", "X", "s + p**2*contraction + p**2*t + product*(1 + p*q)*X"),
+            cite("so Q_L(Γ⊙O)Q_R^T stays in the ball, for every H"),
+        ]),
     ])
     worst, _, count = zero_one_growth(rank=2 if run.twin else 1)
     return conclude(
         proof, worst, margin=ROUNDING, summary="‖diag(a) O diag(b)‖ ≤ ‖a‖_∞ ‖b‖_∞ ‖O‖", budget={"instances": count},
-        covers="every H; the identity at 2×2, whose sums have one term per row and column at any size",
+        covers="every H and size, by induction over the coordinates",
     )
 
 
@@ -256,6 +250,11 @@ def one_sided(run: Run) -> Evidence:
             cite("K = diag(a) Q^T H Q diag(a) = FF^T since H is positive semidefinite; ‖O‖ <= 1 gives |O^T f| <= |f|"),
             at_most(total(form(gram, column) for column in transposed(O)), total(gram[i][i] for i in range(m)), total([*lost])),
         ]),
+        Case("upper bound at any size: one more column f of F", nonnegative=["w", "s"], real=["ff", "K"],
+             definitions={"image": "ff - w", "V": "K - s"}, steps=[
+            cite("tr(O^T K O) = Σ |O^T f|² and tr K = Σ |f|² over the columns of F; tr(O^T K O) = tr K where OO^T = I, as for O = [I 0]"),
+            at_most("V + image", "K + ff", "s + w"),
+        ]),
     ])
     violation, count = 0.0, 0
     for seed in range(run.count(10, 100)):
@@ -268,7 +267,8 @@ def one_sided(run: Run) -> Evidence:
         count += 1
     return conclude(
         proof, violation, margin=ROUNDING, summary=f"Σ a_i²(QᵀHQ)_ii at m = {m}, n = {n}", budget={"instances": count},
-        covers=f"the algebra at m = {m}, n = {n}; the traces have the same terms at any m ≤ n",
+        covers=f"the upper bound at any size, by induction over the columns of F; the traces written out at m = {m}, n = {n}, cited at any "
+            "size: tr(O^T K O) = tr(K O O^T)",
     )
 
 

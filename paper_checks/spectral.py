@@ -67,7 +67,8 @@ def msign_maximises(run: Run) -> Evidence:
     ]
     return proved(
         [case], "‖G‖_* - <G, D> = Σ σ_i (1 - d_i) ≥ 0, and 0 at D = msign(G); exact semidefinite proof on 4 rational matrices",
-        "SVD and Cauchy-Schwarz are cited; instances: square, tall, wide, two of four rank deficient",
+        "every G; cited: the SVD and u_iᵀDv_i ≤ ‖D‖ (Cauchy-Schwarz), which von Neumann's inequality rests on; "
+        "instances: square, tall, wide, two of four rank deficient",
         certificates=None if None in found else itertools.chain.from_iterable(filter(None, found)),
     )
 

@@ -128,25 +128,20 @@ def equivariant_near_square(run: Run) -> Evidence:
 
 
 def signs_harmless(run: Run) -> Evidence:
-    """The signs of the eigenvectors do not matter: 2×2, all 16 choices. Control: Γ from row and column sums instead of norms."""
-    cases = []
-    x = [[f"x{i}{j}" for j in (1, 2)] for i in (1, 2)]
-    for s1, s2, t1, t2 in itertools.product((1, -1), repeat=4):
-        s, t = (s1, s2), (t1, t2)
-        turned = [[f"({s[i]})*({t[j]})*{x[i][j]}" for j in (0, 1)] for i in (0, 1)]
-        pairs = [(turned[i], x[i]) for i in (0, 1)] + [([row[j] for row in turned], [row[j] for row in x]) for j in (0, 1)]
-        size = "({0} + {1})**2" if run.twin else "({0})**2 + ({1})**2"
-        after = (f"a{i}*({s[i - 1]})*G{i}{j}*({s[i - 1]})*o{i}{j}*({t[j - 1]})*({t[j - 1]})*b{j}" for i in (1, 2) for j in (1, 2))
-        before = (f"a{i}*G{i}{j}*o{i}{j}*b{j}" for i in (1, 2) for j in (1, 2))
-        steps = [
+    """The signs of the eigenvectors do not matter. Control: Γ from row and column sums instead of norms."""
+    # R: the norm's square (control: the sum) of a row or column so far; a, b: entries of Q_L, Q_R; o: an entry of msign(M').
+    size = "(R + {0})**2" if run.twin else "R + ({0})**2"
+    cases = [
+        Case(f"one more term, s = {s}, t = {t}", real=("R", "x", "G", "a", "b", "o", "total"), steps=[
             cite("the bases become Q_L S, Q_R T, M' becomes S M' T, and msign(M') becomes S msign(M') T: polar factors are unique"),
-            *(equal(size.format(*new), size.format(*old)) for new, old in pairs), equal(" + ".join(after), " + ".join(before)),
-        ]
-        names = [f"{letter}{i}{j}" for letter in "xGo" for i in (1, 2) for j in (1, 2)] + ["a1", "a2", "b1", "b2"]
-        cases.append(Case(f"S = diag{s}, T = diag{t}", real=tuple(names), steps=steps))
+            equal(size.format(f"({s})*({t})*x"), size.format("x")),
+            equal(f"total + (a*({s}))*(G*(({s})*o*({t})))*(({t})*b)", "total + a*(G*o)*b"),
+        ])
+        for s, t in itertools.product((1, -1), repeat=2)
+    ]
     return proved(
         cases, "norms of rows and columns, hence V and Γ, keep their values, and Q_L S (Γ ⊙ S O T) T Q_Rᵀ = Q_L (Γ ⊙ O) Q_Rᵀ",
-        "written out for 2×2, for one entry with arbitrary rows a of Q_L, b of Q_R; the identity is the same term by term for every size",
+        "every size: the sums keep their values term by term; uniqueness of the polar factor is cited",
     )
 
 

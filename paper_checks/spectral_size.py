@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +17,7 @@ from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.linalg import polar_factor
 from deva_theory.rules import deva_spectral
 from paper_checks.arrays import tensor
+from paper_checks.inductions import cauchy_schwarz
 from paper_checks.spectral import blocks
 from paper_checks.verdicts import proved
 
@@ -63,51 +63,43 @@ def _contraction(A: RationalMatrix, bound: Fraction | int, name: str) -> dict[st
 
 def largest_entry(run: Run) -> Evidence:
     """Max|Γ| ≤ ‖Γ‖_Schur. Control: the largest row norm is a lower bound."""
-    cases = []
-    for i, j in itertools.product((1, 2), repeat=2):
-        O = {(a, b): "1" if (a, b) == (i, j) else "0" for a in (1, 2) for b in (1, 2)}
-        product = " + ".join(f"{int(a == i)}*G{a}{b}*{O[a, b]}*{int(b == j)}" for a in (1, 2) for b in (1, 2))
-        length = " + ".join(f"({' + '.join(f'{O[a, b]}*x{b}' for b in (1, 2))})**2" for a in (1, 2))
-        bound = f"G{i}1**2 + G{i}2**2" if run.twin else f"G{i}{j}**2"
-        cases.append(Case(f"O = e_{i} e_{j}ᵀ", real=("G11", "G12", "G21", "G22", "x1", "x2"), steps=[
-            cite(f"O = e_{i} e_{j}ᵀ has ‖O x‖ ≤ ‖x‖, and ‖Γ ⊙ O‖ ≥ |e_{i}ᵀ (Γ ⊙ O) e_{j}|"),
-            at_most(length, "x1**2 + x2**2", because=f"x{3 - j}**2"), at_most(bound, f"({product})**2", because="0"),
-        ]))
-    return proved(cases, "O = e_i e_jᵀ is a contraction with ‖Γ ⊙ O‖ = |Γ_ij|", "written out for 2×2; the same for every size")
+    bound = "G**2 + rest" if run.twin else "G**2"  # rest: squares of the row's other entries
+    case = Case("O = e_i e_jᵀ", real=("G", "x", "other"), positive=("rest",), nonnegative=("R",), steps=[
+        cite("(O x)_i = x_j and the other coordinates are 0; R sums the squares of the other entries of x, so that ‖O x‖ ≤ ‖x‖"),
+        at_most("(1*x)**2", "x**2 + R", because="R"),
+        cite("‖Γ ⊙ O‖ ≥ |e_iᵀ (Γ ⊙ O) e_j|, and Γ ⊙ O has the entry G = Γ_ij at (i, j), 0 elsewhere:"),
+        equal("other*0", "0"), at_most(bound, "(G*1)**2", because="0"),
+    ])
+    return proved([case], "O = e_i e_jᵀ is a contraction with ‖Γ ⊙ O‖ = |Γ_ij|", "every size and every entry")
 
 
 def row_norm(run: Run) -> Evidence:
     """‖Γ‖_Schur ≤ largest row 2-norm, and by transposition column 2-norm. Control: the largest entry."""
-    cases = [_row_norm_case(m, n, run.twin) for m, n in ((2, 2), (2, 3), (3, 2))]
+    # Control: h compares R² with one entry of the row instead of the whole row, rest are the squares of the others.
+    row = "R**2 - h + rest" if run.twin else "R**2 - h"
+    cases = [
+        *cauchy_schwarz(),
+        Case("a column of Γ ⊙ O against u: c = Σ_i (u_i Γ_ik) O_ik, size = Σ_i (u_i Γ_ik)²", nonnegative=("size", "s", "w"),
+             definitions={"column": "1 - w", "square": "size*column - s"}, steps=[
+            cite("c² = square by the cases before; the columns of a contraction O have norm at most 1"),
+            at_most("square", "size", because="s + size*w"),
+        ]),
+        Case("one more column: P = Σ v_k c_k, Q = Σ v_k², S = Σ c_k² so far", positive=("R",), nonnegative=("Q", "S", "h"), real=("v", "c"),
+             definitions={"P": "(R**2*Q + S - h)/(2*R)"}, steps=[
+            at_most("2*R*(P + v*c)", "R**2*(Q + v**2) + S + c**2", because="h + (R*v - c)**2"),
+        ]),
+        Case("one more row: U = Σ u_i², M = Σ u_i² Σ_k Γ_ik² so far", nonnegative=("U", "h", "s"), positive=("rest",), real=("R", "u"),
+             definitions={"row": row, "M": "R**2*U - s"}, steps=[
+            cite("R is the largest row norm, row the square of this one's; summed by columns, M is the sum of the sizes"),
+            at_most("M + u**2*row", "R**2*(U + u**2)", because="s + u**2*h"),
+        ]),
+        Case("unit u and v", positive=("R",), nonnegative=("h", "s"),
+             definitions={"S": "R**2 - s", "P": "(R**2*1 + S - h)/(2*R)"}, steps=[at_most("P", "R", because="(h + s)/(2*R)")]),
+    ]
     return proved(
         cases, "2R uᵀ(Γ ⊙ O)v ≤ R²‖v‖² + R²‖u‖² with R the largest row norm; Oᵀ gives the columns",
-        "written out for 2×2, 2×3 and 3×2; the same sums for every size",
+        "every size, by induction over rows and columns; Γ ≠ 0, for Γ = 0 both sides are 0",
     )
-
-
-def _row_norm_case(m: int, n: int, twin: bool) -> Case:
-    rows, columns = range(1, m + 1), range(1, n + 1)
-    part = {k: " + ".join(f"u{i}*G{i}{k}*O{i}{k}" for i in rows) for k in columns}
-    size = {k: " + ".join(f"(u{i}*G{i}{k})**2" for i in rows) for k in columns}
-    wedge = {k: [f"(u{i}*G{i}{k}*O{j}{k} - u{j}*G{j}{k}*O{i}{k})**2" for i, j in itertools.combinations(rows, 2)] for k in columns}
-    free = [f"w{k}" for k in columns], [f"h{i}" for i in rows]
-    definitions = {f"w{k}": "1 - (" + " + ".join(f"O{i}{k}**2" for i in rows) + ")" for k in columns}
-    # Control: h_i compares R with one entry of the row instead of the whole row.
-    definitions |= {f"h{i}": "R**2 - (" + " + ".join(f"G{i}{k}**2" for k in (columns[:1] if twin else columns)) + ")" for i in rows}
-    names = [f"{letter}{i}{k}" for letter in "GO" for i in rows for k in columns] + [f"u{i}" for i in rows] + [f"v{k}" for k in columns]
-    squares_u, squares_v = (" + ".join(f"{x}{i}**2" for i in r) for x, r in (("u", rows), ("v", columns)))
-    steps = [cite("the columns of a contraction O have norm at most 1")]
-    steps += [at_most(f"({part[k]})**2", size[k], because=" + ".join([*wedge[k], f"({size[k]})*w{k}"])) for k in columns]
-    total = " + ".join(f"({part[k]})**2" for k in columns)
-    steps += [
-        at_most(
-            "2*R*(" + " + ".join(f"v{k}*({part[k]})" for k in columns) + ")", f"R**2*({squares_v}) + {total}",
-            because=" + ".join(f"(R*v{k} - ({part[k]}))**2" for k in columns),
-        ),
-        at_most(" + ".join(size.values()), f"R**2*({squares_u})", because=" + ".join(f"u{i}**2*h{i}" for i in rows)),
-        cite("together 2R uᵀ(Γ ⊙ O)v ≤ 2R² for unit u, v"),
-    ]
-    return Case(f"{m}×{n}", positive=("R",), nonnegative=(*free[0], *free[1]), real=tuple(names), definitions=definitions, steps=steps)
 
 
 # ---- the exact value -----------------------------------------------------------------------------
