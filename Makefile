@@ -25,11 +25,12 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) HYPOTHESIS_PROFILE=ci MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-full reproduce figures lint bench clean distclean
+.PHONY: help test test-full reproduce verify figures lint bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make reproduce   regenerate the theory figures and tables, compare them with the committed ones"
+	@echo "make reproduce   check the claims (fast tier), regenerate the theory figures and tables, compare with the committed ones"
+	@echo "make verify      check all claims with the full tier's budgets"
 	@echo "make figures     redraw the figures from the committed CSV files, without computing"
 	@echo "make test        the tests, without the slow ones"
 	@echo "make test-full   all tests"
@@ -64,6 +65,9 @@ test-full: $(VENV)/.test
 
 reproduce: $(VENV)/.core
 	$(BIN)/deva-theory reproduce
+
+verify: $(VENV)/.core
+	$(ONE_THREAD) $(BIN)/deva-theory verify --tier full
 
 figures: $(VENV)/.core
 	$(BIN)/deva-theory figures all --reuse-data

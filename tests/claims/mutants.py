@@ -880,7 +880,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [known[name] for name in options.names] or list(MUTANTS)
     if options.json:
         unchanged = control(claim for mutant in chosen for claim in mutant.claims)
-        findings = examine(chosen + unchanged, workers=options.workers)
+        findings = examine(unchanged + chosen, workers=options.workers)  # the longest first
         print(json.dumps([asdict(finding) for finding in findings]))
         return 0
     findings = examine(chosen, workers=options.workers)
