@@ -126,10 +126,10 @@ def _committed_entries(project: Project) -> dict[str, dict] | None:
 
 
 def _document(entries: list[dict], document: dict) -> dict:
-    """Return the document with these entries instead."""
+    """Return the document with these entries instead, without the time of a run that may have checked a few of them only."""
     verdicts = [entry["verdict"] for entry in entries]
     return {
-        **document,
+        **{key: value for key, value in document.items() if key != "seconds"},
         "counts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
         "changed": [entry["id"] for entry in entries if entry["changed"]],
         "claims": entries,
