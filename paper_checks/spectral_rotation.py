@@ -14,6 +14,7 @@ from deva_theory.certify import Case, SearchProblem, cite, equal
 from deva_theory.claims.model import Counterexample, Evidence, Run, Verdict
 from deva_theory.rules import PRESETS, VARIANTS, Rule, deva_linf, deva_spectral, without_rotation_back
 from paper_checks.arrays import tensor
+from paper_checks.gradient_streams import directions
 from paper_checks.verdicts import proved
 
 EQUAL = 1e-8
@@ -21,15 +22,6 @@ EQUAL = 1e-8
 
 DIFFERENT = 0.05
 """Relative, far above rounding: what a counter-example's violation must exceed."""
-
-
-def directions(rule: Rule, gradients: Tensor) -> Tensor:
-    """Return the directions along a stream ``(T, ..., m, n)``."""
-    state, found = rule.init(gradients[0]), []
-    for G in gradients:
-        direction, state, _ = rule.update(G, state)
-        found.append(direction)
-    return torch.stack(found)
 
 
 def equivariance_gap(rule: Rule, gradients: Tensor, P: Tensor, Q: Tensor) -> Tensor:
@@ -329,7 +321,7 @@ def equivariance_attack() -> SearchProblem:
         gradients, turns = x[:, :3].transpose(0, 1), _turns(x[:, 3, 0])
         simple = torch.ones(x.shape[0], dtype=torch.bool)
         L = R = torch.zeros_like(gradients[0])
-        for G in gradients:  # L and R of equal weights: the gaps of an EMA differ from theirs by bounded factors
+        for G in gradients:  # L and R of equal weights; those of the EMA, β3 = .95, are within 10% of them, so that its gaps stay open
             L, R = L + G @ G.mT, R + G.mT @ G
             for A in (L, R):
                 low, high = torch.linalg.eigvalsh(A).unbind(-1)

@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deva_theory.certify.duality import DualCertificate, LinearProgram, descent_to_rate, solve_exactly
+    from deva_theory.certify.descent import descent_to_rate
+    from deva_theory.certify.duality import DualCertificate, solve_exactly
     from deva_theory.certify.enclosure import Enclosure, enclose_polynomial
     from deva_theory.certify.exact import RationalMatrix, RationalSVD, backend, cayley, random_orthogonal, rational_svd
+    from deva_theory.certify.linear_program import LinearProgram
     from deva_theory.certify.missing import MissingExtra
     from deva_theory.certify.pep import WorstCase, convex_worst_case, nonconvex_worst_case
     from deva_theory.certify.psd import RepairedMatrix, ldl, psd_certificate, rational_matrix, repair_psd
@@ -59,9 +61,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "duality": ("DualCertificate", "LinearProgram", "descent_to_rate", "solve_exactly"),
+    "descent": ("descent_to_rate",),
+    "duality": ("DualCertificate", "solve_exactly"),
     "enclosure": ("Enclosure", "enclose_polynomial"),
     "exact": ("RationalMatrix", "RationalSVD", "backend", "cayley", "random_orthogonal", "rational_svd"),
+    "linear_program": ("LinearProgram",),
     "missing": ("MissingExtra",),
     "pep": ("WorstCase", "convex_worst_case", "nonconvex_worst_case"),
     "psd": ("RepairedMatrix", "ldl", "psd_certificate", "rational_matrix", "repair_psd"),

@@ -8,119 +8,17 @@ they are recomputed exactly from the active set, so that the bound is a theorem 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from scipy import optimize, sparse
 
-from deva_theory.certify.rational import Number, rational
+from deva_theory.certify.linear_program import InfeasibleProgram, LinearProgram, Row, UnboundedProgram
+from deva_theory.certify.sparse_systems import solve_sparse
 
-__all__ = [
-    "DualCertificate",
-    "InfeasibleProgram",
-    "LinearProgram",
-    "UnboundedProgram",
-    "descent_program",
-    "descent_to_rate",
-    "solve_exactly",
-]
-
-Row = dict[str, Fraction]
-
-
-class UnboundedProgram(ArithmeticError):
-    """The rows do not bound the objective.
-
-    Attributes
-    ----------
-    ray : mapping
-        An exact direction along which every row keeps holding and the objective grows by 1 per unit.
-    """
-
-    def __init__(self, ray: Mapping[str, Fraction]) -> None:
-        moving = ", ".join(f"{name} {value}" for name, value in ray.items() if value)
-        super().__init__(f"the constraints do not bound the objective; it grows along ({moving})")
-        self.ray = dict(ray)
-
-
-class InfeasibleProgram(ArithmeticError):
-    """No point satisfies all rows: whatever they imply, they imply of nothing.
-
-    Attributes
-    ----------
-    multipliers : mapping
-        Exact and nonnegative: so many times the rows add up to ``0 <= negative``.
-    """
-
-    def __init__(self, multipliers: Mapping[str, Fraction]) -> None:
-        super().__init__(f"the constraints contradict each other: {', '.join(multipliers)}")
-        self.multipliers = dict(multipliers)
-
-
-@dataclass
-class LinearProgram:
-    """Maximise a linear function of named variables under named rows ``row · x <= bound``.
-
-    Variables are free unless declared nonnegative, which adds a row. All numbers are read by
-    `deva_theory.certify.rational.rational`: exact, floats as their shortest decimal.
-    """
-
-    variables: list[str] = field(default_factory=list)
-    rows: dict[str, tuple[Row, Fraction]] = field(default_factory=dict)
-    objective: Row = field(default_factory=dict)
-
-    def variable(self, name: str, *, nonnegative: bool = False) -> str:
-        """Declare a variable and return its name."""
-        if name in self.variables:
-            raise ValueError(f"LinearProgram: variable {name!r} exists already")
-        self.variables.append(name)
-        if nonnegative:
-            self.at_most(f"{name} >= 0", {name: -1}, 0)
-        return name
-
-    def read(self, row: Mapping[str, Number]) -> Row:
-        """Return a row in exact numbers, without its zeros."""
-        unknown = [name for name in row if name not in self.variables]
-        if unknown:
-            raise ValueError(f"LinearProgram: {unknown[0]!r} is not a variable; declare it first")
-        return {name: exact for name, value in row.items() if (exact := rational(value))}
-
-    def at_most(self, name: str, row: Mapping[str, Number], bound: Number) -> None:
-        """Add ``row · x <= bound``."""
-        if name in self.rows:
-            raise ValueError(f"LinearProgram: row {name!r} exists already")
-        self.rows[name] = (self.read(row), rational(bound))
-
-    def at_least(self, name: str, row: Mapping[str, Number], bound: Number) -> None:
-        """Add ``row · x >= bound``, kept as its negation."""
-        self.at_most(name, {key: -rational(value) for key, value in row.items()}, -rational(bound))
-
-    def equal(self, name: str, row: Mapping[str, Number], value: Number) -> None:
-        """Add an equation as two rows, ``name <=`` and ``name >=``."""
-        self.at_most(f"{name} <=", row, value)
-        self.at_least(f"{name} >=", row, value)
-
-    def maximise(self, objective: Mapping[str, Number]) -> None:
-        """Set the objective."""
-        self.objective = self.read(objective)
-
-    def without(self, *names: str) -> LinearProgram:
-        """Return the program with rows left out, to see what a proof needs."""
-        unknown = [name for name in names if name not in self.rows]
-        if unknown:
-            raise ValueError(f"LinearProgram: no row {unknown[0]!r}; rows are {', '.join(self.rows)}")
-        return LinearProgram(list(self.variables), {k: v for k, v in self.rows.items() if k not in names}, dict(self.objective))
-
-    def value(self, x: Mapping[str, Fraction]) -> Fraction:
-        """Return the objective at a point."""
-        return sum((a * x[name] for name, a in self.objective.items()), Fraction(0))
-
-    def slack(self, name: str, x: Mapping[str, Fraction]) -> Fraction:
-        """Return what is left in a row at a point; negative: violated."""
-        row, bound = self.rows[name]
-        return bound - sum((a * x[key] for key, a in row.items()), Fraction(0))
+__all__ = ["DualCertificate", "solve_exactly"]
 
 
 @dataclass(frozen=True)
@@ -389,47 +287,6 @@ def interior_point(program: LinearProgram) -> dict[str, Fraction] | None:
     return found.point
 
 
-def solve_sparse(equations: Sequence[dict[int, Fraction]], right: Sequence[Fraction], guess: Sequence[float]) -> list[Fraction]:
-    """Solve as many of the equations as are consistent, exactly, near the guess; unknowns they leave open are rounded.
-
-    Gauss-Jordan elimination on the sparse rows, shortest row first.
-    """
-    rest = [(dict(row), value) for row, value in zip(equations, right, strict=True)]
-    done: list[tuple[int, dict[int, Fraction], Fraction]] = []
-    while rest:
-        rest = [(row, value) for row, value in rest if row]
-        if not rest:
-            break
-        index = min(range(len(rest)), key=lambda k: len(rest[k][0]))
-        row, value = rest.pop(index)
-        pivot = max(row, key=lambda k: abs(row[k]) * (1.0 + abs(guess[k])))
-        scale = row.pop(pivot)
-        row = {k: a / scale for k, a in row.items()}
-        value /= scale
-        rest = [substitute(other, number, pivot, row, value) for other, number in rest]
-        done.append((pivot, row, value))
-    solution = [Fraction(g).limit_denominator(10**6) for g in guess]
-    for pivot, row, value in reversed(done):
-        solution[pivot] = value - sum((a * solution[k] for k, a in row.items()), Fraction(0))
-    return solution
-
-
-def substitute(
-    other: dict[int, Fraction], number: Fraction, pivot: int, row: dict[int, Fraction], value: Fraction
-) -> tuple[dict[int, Fraction], Fraction]:
-    """Eliminate one unknown, ``x_pivot = value - row · x``, from another equation."""
-    factor = other.pop(pivot, None)
-    if factor is not None:
-        number -= factor * value
-        for k, a in row.items():
-            left = other.get(k, Fraction(0)) - factor * a
-            if left:
-                other[k] = left
-            else:
-                other.pop(k, None)
-    return other, number
-
-
 def to_certificate(
     program: LinearProgram, multipliers: Mapping[str, Fraction], bound: Fraction, point: Mapping[str, Fraction] | None
 ) -> dict[str, Any]:
@@ -451,62 +308,3 @@ def to_certificate(
         "bound": str(bound),
         **({} if point is None else {"point": {name: str(x) for name, x in point.items()}}),
     }
-
-
-def descent_program(
-    steps: int, eta: Number | Sequence[Number], L: Number | Sequence[Number], gap: Number, *, noise: Number | Sequence[Number] = 0
-) -> LinearProgram:
-    r"""Return the program "how large can the average gradient norm be" under the descent lemma.
-
-    Variables: ``f0 … fT`` and ``f_star`` free, dual norms ``n0 … n(T-1) >= 0`` of the gradients. Rows:
-    ``descent t``: :math:`f_{t+1} \le f_t - \eta_t n_t + \eta_t^2 L_t / 2 + \eta_t e_t`; ``gap``: :math:`f_0 - f_* \le` gap;
-    ``lower bound``: :math:`f_T \ge f_*`. Objective: the average of n, with weights :math:`\eta_t / \sum \eta`.
-
-    Parameters
-    ----------
-    steps : int
-        T.
-    eta, L, noise : rational, or one per step
-        Step size, smoothness along the step in the norm of the geometry, and error :math:`e_t` of the direction (SPEC R2, R3). Any
-        norm: n is the dual norm that steepest descent in it decreases f by.
-    gap : rational
-        Bound on :math:`f(x_0) - f_*`.
-
-    Notes
-    -----
-    SPEC R1.
-    """
-    if steps < 1:
-        raise ValueError(f"descent_program: steps is {steps}; use at least 1")
-    etas, smoothness, errors = per_step(eta, steps, "eta"), per_step(L, steps, "L"), per_step(noise, steps, "noise")
-    if min(etas) <= 0:
-        raise ValueError("descent_program: every eta must be positive")
-    program = LinearProgram()
-    for t in range(steps + 1):
-        program.variable(f"f{t}")
-    program.variable("f_star")
-    for t in range(steps):
-        program.variable(f"n{t}", nonnegative=True)
-    for t in range(steps):
-        drop = etas[t] ** 2 * smoothness[t] / 2 + etas[t] * errors[t]
-        program.at_most(f"descent {t}", {f"f{t + 1}": 1, f"f{t}": -1, f"n{t}": etas[t]}, drop)
-    program.at_most("gap", {"f0": 1, "f_star": -1}, gap)
-    program.at_least("lower bound", {f"f{steps}": 1, "f_star": -1}, 0)
-    program.maximise({f"n{t}": etas[t] / sum(etas) for t in range(steps)})
-    return program
-
-
-def descent_to_rate(
-    steps: int, eta: Number | Sequence[Number], L: Number | Sequence[Number], gap: Number, *, noise: Number | Sequence[Number] = 0
-) -> DualCertificate:
-    """Derive the rate that the descent lemma implies, by linear-programming duality: see `descent_program`."""
-    return solve_exactly(descent_program(steps, eta, L, gap, noise=noise))
-
-
-def per_step(value: Number | Sequence[Number], steps: int, name: str) -> list[Fraction]:
-    """Return one number per step."""
-    if isinstance(value, int | float | str | Fraction):
-        return [rational(value)] * steps
-    if len(value) != steps:
-        raise ValueError(f"descent_program: {name} has {len(value)} entries for {steps} steps")
-    return [rational(v) for v in value]

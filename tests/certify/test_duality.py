@@ -9,14 +9,9 @@ from fractions import Fraction
 import pytest
 
 from deva_theory.certify import duality
-from deva_theory.certify.duality import (
-    InfeasibleProgram,
-    LinearProgram,
-    UnboundedProgram,
-    descent_program,
-    descent_to_rate,
-    solve_exactly,
-)
+from deva_theory.certify.descent import descent_program, descent_to_rate
+from deva_theory.certify.duality import solve_exactly
+from deva_theory.certify.linear_program import InfeasibleProgram, LinearProgram, UnboundedProgram
 from deva_theory.certify.rational import as_text, rational
 from deva_theory.recheck import recheck
 

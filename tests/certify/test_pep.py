@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from deva_theory.certify.duality import LinearProgram, descent_to_rate, solve_exactly
+from deva_theory.certify.descent import descent_to_rate
+from deva_theory.certify.duality import solve_exactly
+from deva_theory.certify.linear_program import LinearProgram
 from deva_theory.certify.missing import MissingExtra
 from deva_theory.certify.pep import WorstCase, convex_worst_case, nonconvex_worst_case
 

@@ -12,7 +12,8 @@ import torch
 
 from deva_theory.rules import StepScale, deva_linf, deva_spectral
 from paper_checks import counterexamples
-from paper_checks.spectral_rotation import directions, equivariance_gap
+from paper_checks.gradient_streams import directions
+from paper_checks.spectral_rotation import equivariance_gap
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "paper_checks" / "counterexamples").glob("*.json"))
