@@ -1,0 +1,204 @@
+"""What is probed: a model, a loss and fixed data, in the forms in which users have them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[..., Any]
+Batch = Any
+
+
+class ProbeError(ValueError):
+    """The model, the loss or the data cannot be probed; one line says what is wrong, where, and what to do."""
+
+
+class Objective:
+    """A scalar loss of a model on a batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+    loss : callable, nn.Module or None
+        * a function ``loss(model, batch) -> scalar``;
+        * a criterion, i.e. an ``nn.Module`` or a function of ``torch``: ``criterion(model(inputs), targets)`` on batches
+          ``(inputs, targets)`` or ``{"inputs": …, "targets": …}``;
+        * None: the model returns its own loss, ``model(**batch).loss`` (transformers' convention).
+
+        The loss is the *mean* over the batch's examples; batches are combined with weights proportional to their sizes.
+
+    Attributes
+    ----------
+    has_outputs : bool
+        Whether outputs and criterion are known separately, which the Gauss-Newton operator needs.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss | nn.Module | None) -> None:
+        if not isinstance(model, nn.Module):
+            raise ProbeError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
+        if loss is not None and not callable(loss):
+            raise ProbeError(
+                f"loss is a {type(loss).__name__}; pass a function loss(model, batch), a criterion such as nn.CrossEntropyLoss(), or None"
+            )
+        self.model = model
+        self._loss = loss
+        self.has_outputs = loss is not None and _is_criterion(loss)
+
+    def value(self, batch: Batch) -> Tensor:
+        """Return the loss on `batch`.
+
+        Raises
+        ------
+        ProbeError
+            No scalar, not attached to a graph, complex or an integer.
+        """
+        if self._loss is None:
+            result = self._own_loss(batch)
+        elif self.has_outputs:
+            inputs, targets = _pair(batch)
+            result = self._loss(self._forward(inputs), targets)
+        else:
+            result = self._loss(self.model, batch)
+        if not isinstance(result, Tensor):
+            raise ProbeError(f"the loss is a {type(result).__name__}; return a scalar tensor that depends on the parameters")
+        if result.numel() != 1:
+            raise ProbeError(f"the loss has shape {tuple(result.shape)}; return a scalar, for instance its mean over the batch")
+        if not result.dtype.is_floating_point:
+            raise ProbeError(f"the loss has dtype {result.dtype}; return a real floating-point scalar")
+        return result.reshape(())
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Return (outputs, targets); see `has_outputs`."""
+        inputs, targets = _pair(batch)
+        outputs = self._forward(inputs)
+        if not isinstance(outputs, Tensor):
+            raise ProbeError(f"the model returns a {type(outputs).__name__}; the Gauss-Newton operator needs a tensor of outputs")
+        return outputs, targets
+
+    def criterion(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return ``criterion(outputs, targets)``."""
+        assert self._loss is not None
+        result: Tensor = self._loss(outputs, targets)
+        return result
+
+    def _forward(self, inputs: Any) -> Any:
+        return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+
+    def _own_loss(self, batch: Batch) -> Any:
+        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if loss is None:
+            raise ProbeError("the model returned no loss; put labels into the batch, or pass loss=")
+        return loss
+
+
+def as_batches(data: Any, *, limit: int | None = None) -> list[Batch]:
+    """Return the data as a list of batches.
+
+    Parameters
+    ----------
+    data
+        A tensor, a tuple or a mapping is one batch; any other iterable (a list, a DataLoader, a generator) gives batches.
+        They are read once and kept, because every product passes over the same data.
+    limit : int, optional
+        Read at most so many.
+
+    Raises
+    ------
+    ProbeError
+        No data.
+    """
+    if data is None:
+        raise ProbeError("no data: pass batches=, a tensor, a tuple, a dictionary or an iterable of them")
+    if isinstance(data, Tensor | tuple | Mapping):
+        batches = [data]
+    elif isinstance(data, Iterable):
+        batches = list(islice(data, limit))
+    else:
+        raise ProbeError(f"batches is a {type(data).__name__}; pass a tensor, a tuple, a dictionary or an iterable of them")
+    if not batches:
+        raise ProbeError("no data: batches is empty (an iterator that was read before gives nothing)")
+    for k, batch in enumerate(batches):
+        if batch_size(batch) == 0:
+            raise ProbeError(f"batch {k} is empty: drop it")
+    return batches
+
+
+def batch_size(batch: Batch) -> int:
+    """Return the number of examples: the first size of the first tensor found in the batch; 1 if it holds none."""
+    first = next(_tensors(batch), None)
+    return 1 if first is None or first.ndim == 0 else len(first)
+
+
+def batch_weights(batches: Sequence[Batch], weights: Callable[[Batch], float] | Sequence[float] | None) -> list[float]:
+    """Return the batches' weights, by default their sizes.
+
+    Raises
+    ------
+    ProbeError
+        A weight is negative or not finite, all vanish, or their number is wrong.
+    """
+    if weights is None:
+        values = [float(batch_size(batch)) for batch in batches]
+    elif callable(weights):
+        values = [float(weights(batch)) for batch in batches]
+    else:
+        values = [float(w) for w in weights]
+    if len(values) != len(batches):
+        raise ProbeError(f"{len(values)} weights for {len(batches)} batches")
+    if not all(0 <= w < float("inf") for w in values) or not sum(values) > 0:
+        raise ProbeError(f"the weights of the batches are {values}; they must be finite, not negative and not all zero")
+    return values
+
+
+def moved(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+    """Return the batch on `device`, its floating-point tensors in `dtype` if one is given."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, dtype if dtype is not None and batch.dtype.is_floating_point else None)
+    if isinstance(batch, Mapping):
+        entries = {key: moved(value, device, dtype) for key, value in batch.items()}
+        # A mapping of the user's own type (transformers' BatchEncoding, say) is asked for like any mapping.
+        return entries
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(value, device, dtype) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(moved(value, device, dtype) for value in batch)
+    return batch
+
+
+def _tensors(batch: Batch) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    if isinstance(batch, Mapping) and "inputs" in batch and "targets" in batch:
+        return batch["inputs"], batch["targets"]
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ProbeError(
+        "a criterion needs batches (inputs, targets) or {'inputs': ..., 'targets': ...}; for others pass a function loss(model, batch)"
+    )
+
+
+def _is_criterion(loss: Any) -> bool:
+    if isinstance(loss, nn.Module):
+        return True
+    if (getattr(loss, "__module__", None) or "").split(".")[0] == "torch":
+        return True
+    try:
+        first = next(iter(inspect.signature(loss).parameters))
+    except (TypeError, ValueError, StopIteration):
+        return False
+    return first in ("input", "outputs", "output", "logits", "prediction", "predictions")
