@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deva_theory import __version__
+from deva_theory.cli import probe_options
 from deva_theory.cli.errors import BadInput, Exit
 
 __all__ = ["main"]
@@ -37,6 +38,7 @@ _COMMANDS = {
         "deva_theory.cli.figures",
         "the same for some figures, or redraw them from the committed numbers",
     ),
+    "probe": ("deva_theory.cli.probe", "certified smoothness of a model's blocks, in the geometry of each optimizer"),
     "doctor": (
         "deva_theory.cli.doctor",
         "check versions, threads, device, fonts, caches and optional extras",
@@ -76,11 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deva-theory: {error.strerror or error}{where}; make that place readable and writable", file=sys.stderr)
         return Exit.BAD_INPUT
     except KeyboardInterrupt:
-        # A search has no parts to keep; everything else resumes from the cache.
-        searching = options.command == "falsify"
-        kept = "nothing was found so far" if searching else "the same command resumes: finished parts are kept in build/cache"
-        print(f"deva-theory: interrupted; {kept}", file=sys.stderr)
+        print(f"deva-theory: interrupted; {_kept(options)}", file=sys.stderr)
         return Exit.INTERRUPTED
+
+
+def _kept(options: argparse.Namespace) -> str:
+    """Say what an interrupted command leaves behind."""
+    if options.command == "falsify":
+        return "nothing was found so far"  # a search has no parts to keep
+    if options.command == "probe":
+        return (
+            f"the same command resumes: finished blocks are kept in {options.resume}" if options.resume
+            else "nothing was kept: with --resume FILE finished blocks are"
+        )
+    return "the same command resumes: finished parts are kept in build/cache"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,12 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, summary) in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        command.add_argument(
-            "--root",
-            type=Path,
-            metavar="DIR",
-            help="the clone (default: the nearest folder upwards that holds paper_checks/claims.toml)",
-        )
+        if name != "probe":
+            command.add_argument(
+                "--root",
+                type=Path,
+                metavar="DIR",
+                help="the clone (default: the nearest folder upwards that holds paper_checks/claims.toml)",
+            )
         command.add_argument(
             "--threads",
             type=_positive,
@@ -131,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "falsify":
             command.add_argument("--budget", type=_seconds, default=60.0, metavar="T", help="60s, 2m, ... (default: 60s)")
             command.add_argument("--quiet", action="store_true", help="show no progress")
+        if name == "probe":
+            probe_options.add_options(command, _positive)
         if name in ("reproduce", "figures"):
             _add_picture_options(command)
         if name in ("reproduce", "figures", "verify"):

@@ -33,20 +33,27 @@ MAX_SIDE = 4096
 """Matrices with a longer side get a majorant on their shorter side only (its eigenbasis costs the side cubed)."""
 _SVD_SIDE = 256
 _TINY = 1e-10
+_FAINT = 1e-3
 
 
 class Majorant(ABC):
     """A quadratic form that dominates the square of the ball's gauge, up to `trace`."""
 
     trace: float
+    length: int
+    """Number of eigenvalues that `trace` sums."""
 
     @abstractmethod
     def power(self, V: Tensor, exponent: float) -> Tensor:
         """Return ``M^p V`` for p = -1 or -½, on rows (k, d)."""
 
     @abstractmethod
-    def floored(self, share: float) -> Majorant:
-        """Return the majorant with every eigenvalue raised by `share` of the mean, so that M^{-1/2} is bounded."""
+    def raised(self, amount: float) -> Majorant:
+        """Return the majorant with `amount` added to every eigenvalue."""
+
+    def floored(self, share: float, least: float = 0.0) -> Majorant:
+        """Return it raised by `share` of the mean eigenvalue, or of `least` if that is more, so that M^{-1/2} is bounded."""
+        return self.raised(share * (max(self.trace / self.length, least) or 1.0))
 
 
 class Ball(ABC):
@@ -93,9 +100,12 @@ class _Diagonal(Majorant):
         scaled = torch.where(self.d > 0, self.d, 1.0).pow(exponent)
         return V * torch.where(self.d > 0, scaled, 0.0)
 
-    def floored(self, share: float) -> _Diagonal:
-        mean = self.d.mean()
-        return _Diagonal(self.d + share * torch.where(mean > 0, mean, 1.0))
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return len(self.d)
+
+    def raised(self, amount: float) -> _Diagonal:
+        return _Diagonal(self.d + amount)
 
 
 @dataclass(frozen=True)
@@ -155,11 +165,14 @@ class _Sylvester(Majorant):
             D = D @ self.U_a.mT
         return D.reshape(V.shape)
 
-    def floored(self, share: float) -> _Sylvester:
-        mean = self.trace / (len(self.a) + len(self.b)) or 1.0
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return (self.U_a is not None) * len(self.a) + (self.U_b is not None) * len(self.b)
+
+    def raised(self, amount: float) -> _Sylvester:
         # A side without a majorant of its own stays without: its floor would cost its whole length.
-        a = self.a if self.U_a is None else self.a + share * mean
-        b = self.b if self.U_b is None else self.b + share * mean
+        a = self.a if self.U_a is None else self.a + amount
+        b = self.b if self.U_b is None else self.b + amount
         return _Sylvester(a, self.U_a, b, self.U_b, self.shape)
 
 
@@ -215,6 +228,7 @@ class SpectralBall(Ball):
         if not (right and left):
             side = X.flatten(0, 1) if right else X.mT.flatten(0, 1)  # (k·long, short): one multiplier is exact in one step
             values, U = _eigh_root(side.mT @ side)
+            values = 2.0 * values  # V = 2M⁻¹G then satisfies ΣVᵀV = I
             zero = values.new_zeros(self.rows if right else self.columns)
             if right:
                 return _Sylvester(values, U, zero, None, (self.rows, self.columns))
@@ -244,8 +258,17 @@ class _Sum(Majorant):
         pieces = V.split(self.sizes, dim=-1)
         return torch.cat([part.power(piece, exponent) for part, piece in zip(self.parts, pieces, strict=True)], dim=-1)
 
-    def floored(self, share: float) -> _Sum:
-        return _Sum(tuple(part.floored(share) for part in self.parts), self.sizes)
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return sum(part.length for part in self.parts)
+
+    def raised(self, amount: float) -> _Sum:
+        return _Sum(tuple(part.raised(amount) for part in self.parts), self.sizes)
+
+    def floored(self, share: float, least: float = 0.0) -> _Sum:
+        # A piece without curvature needs a floor, but one that costs nothing beside the others.
+        least = max(least, _FAINT * self.trace / self.length)
+        return _Sum(tuple(part.floored(share, least) for part in self.parts), self.sizes)
 
 
 class ProductBall(Ball):

@@ -27,7 +27,8 @@ class Bounds:
     approximate : bool
         The stated probability is asymptotic (a central-limit interval) and not a theorem at this budget.
     witness : Tensor or pair of Tensor, optional
-        The feasible direction(s) at which `lower` is attained, flat: u with uᵀHu, or (x, y) with xᵀHy.
+        The feasible direction(s) at which `lower` is attained, flat: u with uᵀHu for
+        the quadratic quantity, (x, y) with xᵀHy for the bilinear one.  None where `lower` is zero (the zero direction).
     """
 
     lower: float

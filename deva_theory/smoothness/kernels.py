@@ -6,11 +6,11 @@ mode).  Their plain counterparts compute the same function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -26,8 +26,12 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Switch every module to evaluation mode (no dropout, batch norm with running statistics); each one's mode returns on exit."""
+    """Switch every module to evaluation mode (no dropout, batch norm with running statistics); each one's mode returns on exit.
+
+    So do the buffers that are written to meanwhile: outside evaluation mode, batch norm's running statistics.
+    """
     modes = {module: module.training for module in model.modules()}
+    buffers = [(m, name, b, b._version, b.clone()) for m in modes for name, b in m._buffers.items() if b is not None]
     if enabled:
         model.eval()
     try:
@@ -36,3 +40,26 @@ def evaluation(model: nn.Module, enabled: bool = True) -> Iterator[None]:
         for module, mode in modes.items():
             # Not module.train(mode): it would recurse, and some models override it.
             module.training = mode
+        for module, name, buffer, version, value in buffers:
+            module._buffers[name] = buffer
+            if buffer._version != version:
+                # Past the version counter: graphs that are kept do not read what is restored here.
+                buffer.data.copy_(value)
+
+
+def differentiable_once(gradients: Iterable[Tensor | None]) -> bool:
+    """Return whether a gradient's graph passes through a function marked ``once_differentiable``.
+
+    Autograd leaves a node there that raises an error when it is run, but ``torch.autograd.grad`` never runs it: the second
+    derivative would silently lack that function's part.
+    """
+    stack = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if node.name() == "torch::autograd::Error":
+            return True
+        fresh = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= fresh
+        stack += fresh
+    return False

@@ -131,7 +131,7 @@ def as_batches(data: Any, *, limit: int | None = None) -> list[Batch]:
 
 def batch_size(batch: Batch) -> int:
     """Return the number of examples: the first size of the first tensor found in the batch; 1 if it holds none."""
-    first = next(_tensors(batch), None)
+    first = next(tensors_of(batch), None)
     return 1 if first is None or first.ndim == 0 else len(first)
 
 
@@ -171,15 +171,16 @@ def moved(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) 
     return batch
 
 
-def _tensors(batch: Batch) -> Iterator[Tensor]:
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """Yield the tensors of a nested batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _tensors(value)
+            yield from tensors_of(value)
     elif isinstance(batch, list | tuple):
         for value in batch:
-            yield from _tensors(value)
+            yield from tensors_of(value)
 
 
 def _pair(batch: Batch) -> tuple[Any, Any]:

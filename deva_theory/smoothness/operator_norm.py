@@ -22,7 +22,7 @@ from torch import Tensor
 
 from deva_theory.smoothness.balls import Ball, Box, Majorant
 from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.krylov import Spectrum, dense_spectrum, extreme_eigenvalues
+from deva_theory.smoothness.krylov import Spectrum, binary_exponent, dense_spectrum, extreme_eigenvalues, scaled
 from deva_theory.smoothness.programs import Program, congruence
 
 _ENUMERATED = 14
@@ -91,6 +91,7 @@ def operator_norm(
     effort = effort or Effort()
     size = ball.size
     used = 0
+    exponent: int | None = None  # of two: products are scaled to order one, because their squares are summed
     H: Tensor | None = None
     generator = torch.Generator().manual_seed(seed)
 
@@ -98,19 +99,21 @@ def operator_norm(
         return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
 
     def product(V: Tensor) -> Program[Tensor]:
-        nonlocal used
+        nonlocal used, exponent
         if H is not None:
             return V @ H
         used += len(V)
-        answer = yield V
-        return answer.to(dtype)
+        answer = (yield V).to(dtype)
+        if exponent is None:
+            exponent = binary_exponent(answer)
+        return answer * 2.0**-exponent
 
     if size <= effort.dense:
         identity = torch.eye(size, dtype=dtype, device=device)
         columns = yield from product(identity)
         H = 0.5 * (columns + columns.mT)
     best = _Best(ball, size)
-    V = ball.steepest(normal(effort.columns, size))
+    V = normal(effort.columns, size)
     majorant: Majorant | None = None
     upper_bilinear = upper_quadratic = torch.inf
     certified_by, met = "", False
@@ -118,6 +121,7 @@ def operator_norm(
         for _ in range(effort.lifts if attempt == 0 else max(1, effort.lifts // 2)):
             G = yield from product(V)
             if not bool(G.any()):
+                # Only the first time, V being Gaussian: <V, H M⁻¹ H V> = ‖M^{-1/2} H V‖² > 0 afterwards.
                 return _vanishing(norm, size, used, tolerance)
             majorant = ball.lift(G, majorant)
             V = 2.0 * majorant.power(G, -1.0)
@@ -131,13 +135,15 @@ def operator_norm(
         if H is not None:
             spectrum = dense_spectrum(root(root(H).mT))
         else:
+            assert exponent is not None
+            unit = 2.0**-exponent
             # A narrower certificate than this would not show in the ratio.
             spectrum = yield from congruence(
                 extreme_eigenvalues(
                     size, tolerance=5e-3, failure=failure / len(_FLOORS), max_products=effort.certificate_products,
                     noise=noise, seed=seed + 1 + attempt, dtype=dtype, device=device,
                 ),
-                root, root,
+                root, lambda W, root=root, unit=unit: root(W.to(dtype) * unit),  # type: ignore[misc]
             )
             used += spectrum.products
         modulus = bound.trace * spectrum.modulus[1]
@@ -152,6 +158,7 @@ def operator_norm(
             break
     chance = 0.0 if H is not None else failure
     lower_method = "power iteration from lifted starts"
+    quadratic_method, quadratic_certified_by = "projected ascent, evaluated", "trace bound, largest eigenvalue"
     if H is not None and isinstance(ball, Box) and size <= _ENUMERATED:
         upper_bilinear, best.pair = _enumerate(H, lambda S, G: G.abs().sum(-1))
         best.bilinear = upper_bilinear
@@ -160,14 +167,15 @@ def operator_norm(
             # Convex in each coordinate: a vertex attains the maximum of uᵀHu as well.
             upper_quadratic, (best.single, _) = _enumerate(H, lambda S, G: (S * G).sum(-1))
             best.quadratic = upper_quadratic
+            quadratic_method = quadratic_certified_by = "all sign vectors"
     # The two quantities bound each other; rounding may leave a witness an ulp above its certificate.
-    best.bilinear = max(best.bilinear, best.quadratic)
+    if best.single is not None and best.quadratic > best.bilinear:
+        best.bilinear, best.pair = best.quadratic, (best.single, best.single)
     upper_bilinear = max(upper_bilinear, best.bilinear)
     upper_quadratic = max(min(upper_quadratic, upper_bilinear), best.quadratic)
-    bilinear = Bounds(best.bilinear, upper_bilinear, lower_method, certified_by, chance, witness=best.pair)
-    quadratic = Bounds(
-        best.quadratic, upper_quadratic, "projected ascent, evaluated", "trace bound, largest eigenvalue", chance, witness=best.single
-    )
+    lower, upper, low, high = (scaled(x, exponent or 0) for x in (best.bilinear, upper_bilinear, best.quadratic, upper_quadratic))
+    bilinear = Bounds(lower, upper, lower_method, certified_by, chance, witness=best.pair)
+    quadratic = Bounds(low, high, quadratic_method, quadratic_certified_by, chance, witness=best.single)
     notes = () if met else (f"the interval has ratio {bilinear.ratio:.3g}: certificate and witness do not meet at this effort",)
     return Estimate(norm, size, bilinear, quadratic, used, tolerance, met, notes)
 
@@ -183,13 +191,14 @@ class _Best:
     pair: tuple[Tensor, Tensor] | None = None
     single: Tensor | None = None
 
-    def offer_pairs(self, D: Tensor, G: Tensor) -> None:
-        """Offer ``<steepest(G), G> = ‖H D‖_*``."""
+    def offer_pairs(self, D: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+        """Offer ``<steepest(G), G> = ‖H D‖_*``; return the partners steepest(G) and the values."""
         partner = self.ball.steepest(G)
         values = (partner * G).sum(-1)
         top = int(values.argmax())
         if float(values[top]) > self.bilinear:
             self.bilinear, self.pair = float(values[top]), (partner[top].clone(), D[top].clone())
+        return partner, values
 
     def offer_singles(self, D: Tensor, G: Tensor) -> None:
         """Offer ``<D, H D>``."""
@@ -207,13 +216,12 @@ def _climb(ball: Ball, D: Tensor, product: Product, best: _Best, steps: int) -> 
     before = None
     for _ in range(steps):
         G = yield from product(D)
-        best.offer_pairs(D, G)
         best.offer_singles(D, G)
-        values = ball.dual_norm(G)
+        partner, values = best.offer_pairs(D, G)
         if before is not None and bool((values <= before * (1 + 1e-9)).all()):
             break
         before = values
-        D = ball.steepest(G)
+        D = partner
 
 
 def _climb_quadratic(ball: Ball, majorant: Majorant, spectrum: Spectrum, product: Product, best: _Best) -> Program[None]:
@@ -238,6 +246,7 @@ def _climb_quadratic(ball: Ball, majorant: Majorant, spectrum: Spectrum, product
         G = yield from product(D)
         before = best.quadratic
         best.offer_singles(D, G)
+        best.offer_pairs(D, G)
         if best.quadratic <= before * (1 + 1e-6) and _ >= 2:
             break
         D = ball.project(D + pace * majorant.power(G, -1.0))

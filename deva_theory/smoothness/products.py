@@ -22,7 +22,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from deva_theory.smoothness.blocks import Block, make_blocks, trainable
-from deva_theory.smoothness.kernels import evaluation, twice_differentiable
+from deva_theory.smoothness.kernels import differentiable_once, evaluation, twice_differentiable
 from deva_theory.smoothness.memory import GraphBytes, available_bytes, is_out_of_memory
 from deva_theory.smoothness.objective import Batch, Loss, Objective, ProbeError, as_batches, batch_weights, moved
 
@@ -84,6 +84,10 @@ class CurvatureOperator:
     Attributes
     ----------
     blocks : tuple of Block
+    loss_value : float
+        The weighted mean loss, after :meth:`gradient`.
+    keeps_graph : bool
+        Whether products run on kept graphs (on every rank), after :meth:`gradient`.
     gradients : int
         Passes over data at the cost of one gradient, so far.
     products : int
@@ -136,23 +140,24 @@ class CurvatureOperator:
         rank, world = 0, 1
         if self.group is not None:
             rank, world = torch.distributed.get_rank(self.group), torch.distributed.get_world_size(self.group)
+        self.all_batches = everything
         self.batches, self.weights = everything[rank::world], all_weights[rank::world]
         self.total_weight = sum(all_weights)
         self.eval_mode = eval_mode
-        self.memory = available_bytes(self.device) if memory is None else int(memory)
+        free = torch.tensor(available_bytes(self.device) if memory is None else int(memory), device=self.device)
+        if self.group is not None:
+            torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN, group=self.group)
+        self.memory = int(free)
         self._keep = keep_graph
-        self._kept: list[_Graph] | None = None
+        self._kept: dict[int, _Graph] = {}
         self._vectors = vector_batch
         self.graph_bytes = 0
+        self.loss_value = float("nan")
+        self.keeps_graph = False
         self.gradients = 0
         self.products = 0
 
     # -- gradients ---------------------------------------------------------------------------------------------------
-
-    def loss(self) -> float:
-        """Return the weighted mean loss over all batches."""
-        self.gradient()
-        return self._loss
 
     def gradient(self) -> dict[str, Tensor]:
         """Return the gradient of the weighted mean loss, by parameter name.
@@ -170,7 +175,12 @@ class CurvatureOperator:
                 if g is not None:
                     total[name] += weight * g.detach()
         self._reduce([value, *total.values()])
-        self._loss = value.item()
+        kept = torch.tensor(int(len(self._kept) == len(self.batches)), device=self.device)
+        if self.group is not None:
+            # Ranks run in step only if they divide the work alike.
+            torch.distributed.all_reduce(kept, torch.distributed.ReduceOp.MIN, group=self.group)
+        self.keeps_graph = bool(kept)
+        self.loss_value = value.item()
         if not all(bool(torch.isfinite(g).all()) for g in total.values()):
             bad = next(name for name, g in total.items() if not bool(torch.isfinite(g).all()))
             raise ProbeError(f"the gradient of {bad!r} has NaN or infinite entries at these parameters; nothing can be probed there")
@@ -227,12 +237,22 @@ class CurvatureOperator:
         self._reduce(list(answers.values()))
         return answers
 
-    def per_batch_forms(self, block: Block, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``<x, H_b y>`` for each batch b of this rank and each pair of rows, shape (batches, k), and the batches' weights."""
-        forms = []
-        for graph, _ in self._graphs(block.parameters):
-            forms.append((X * self._product(graph, block, Y)).sum(-1))
-        return torch.stack(forms), torch.tensor(self.weights, dtype=X.dtype, device=X.device)
+    def batch_moments(self, block: Block, X: Tensor, Y: Tensor) -> tuple[int, Tensor, Tensor]:
+        """Return the number of batches, and mean and variance of the mean of ``<x, H_b y>`` over them, for pairs of rows.
+
+        The variance is ``n/(n-1) Σ w_b² (form_b - mean)² / (Σ w_b)²``; NaN for a single batch.
+        """
+        sums = torch.zeros(3, len(X), dtype=torch.float64, device=X.device)
+        extra = torch.zeros(2, dtype=torch.float64, device=X.device)
+        for graph, weight in self._graphs(block.parameters):
+            form = (X * self._product(graph, block, Y)).sum(-1).double()
+            sums += torch.stack((weight * form, weight**2 * form, weight**2 * form**2))
+            extra += torch.tensor([1.0, weight**2], dtype=torch.float64, device=X.device)
+        self._reduce([sums, extra])
+        count, squares = int(extra[0]), extra[1]
+        mean = sums[0]
+        spread = sums[2] - 2 * mean * sums[1] + mean**2 * squares
+        return count, mean, spread.clamp_min(0) * count / (count - 1) if count > 1 else torch.full_like(mean, torch.nan)
 
     def _product(self, graph: _Graph, block: Block, V: Tensor) -> Tensor:
         """Multiply the rows of V, so many at a time as memory allows."""
@@ -286,46 +306,47 @@ class CurvatureOperator:
     def _graphs(self, names: tuple[str, ...] | None = None) -> Iterator[tuple[_Graph, float]]:
         """Yield the graph and the normalised weight of each batch; rebuilt each time unless they are kept."""
         normalised = [w / self.total_weight for w in self.weights]
-        if self._kept is not None:
-            yield from zip(self._kept, normalised, strict=True)
-            return
-        kept: list[_Graph] = []
         for position, (batch, weight) in enumerate(zip(self.batches, normalised, strict=True)):
-            graph = self._build(batch, position)
-            if self._keep is None:
-                self._keep = 2 * self.graph_bytes * len(self.batches) <= self.memory
-            if self._keep:
-                kept.append(graph)
+            # Asked for one by one: memory that runs out on the way drops those that are kept.
+            graph = self._kept.get(position)
+            if graph is None:
+                graph = self._build(batch, position, names if self._keep is False else None)
+                if self._keep is None:
+                    self._keep = 2 * self.graph_bytes * len(self.batches) <= self.memory
+                if self._keep:
+                    self._kept[position] = graph
             yield graph, weight
             del graph
-        if self._keep and len(kept) == len(self.batches):
-            self._kept = kept
 
-    def _build(self, batch: Batch, position: int) -> _Graph:
+    def _build(self, batch: Batch, position: int, names: tuple[str, ...] | None) -> _Graph:
         counter = GraphBytes()
         try:
             with self._mode(), counter.counting():
-                graph = self._differentiate(moved(batch, self.device))
+                graph = self._differentiate(moved(batch, self.device), names)
         except ProbeError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise ProbeError(f"out of memory in the gradient of batch {position}: use smaller batches, or fewer blocks") from error
             raise _explained(error) from error
+        if not self.gradients and differentiable_once(graph.gradient.values()):
+            raise ProbeError("an autograd function of the model is differentiable once only; give it a double backward")
         self.gradients += 1
         self.graph_bytes = max(self.graph_bytes, counter.total)
         if not bool(torch.isfinite(graph.loss)):
             raise ProbeError(f"the loss is {graph.loss.item()} on batch {position}; nothing can be probed at these parameters")
         return graph
 
-    def _differentiate(self, batch: Batch) -> _Graph:
-        inputs = list(self.parameters.values())
+    def _differentiate(self, batch: Batch, names: tuple[str, ...] | None) -> _Graph:
+        """Differentiate once, with a graph: by all probed parameters, or by those that this sweep is about."""
+        parameters = self.parameters if names is None else {name: self.parameters[name] for name in names}
+        inputs = list(parameters.values())
         if self.curvature == "hessian":
             loss = self.objective.value(batch)
             if not loss.requires_grad:
                 raise ProbeError("the loss does not depend on the probed parameters (is it computed under no_grad, or detached?)")
             gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
-            return _Graph(loss.detach(), self.parameters, dict(zip(self.parameters, gradient, strict=True)))
+            return _Graph(loss.detach(), parameters, dict(zip(parameters, gradient, strict=True)))
         outputs, targets = self.objective.outputs(batch)
         leaf = outputs.detach().requires_grad_()
         loss = self.objective.criterion(leaf, targets)
@@ -334,7 +355,7 @@ class CurvatureOperator:
         cotangent = output_gradient.detach().clone().requires_grad_()
         gradient = torch.autograd.grad(outputs, inputs, cotangent, create_graph=True, allow_unused=True)
         return _Graph(
-            loss.detach(), self.parameters, dict(zip(self.parameters, gradient, strict=True)), outputs, cotangent, output_gradient, leaf
+            loss.detach(), parameters, dict(zip(parameters, gradient, strict=True)), outputs, cotangent, output_gradient, leaf
         )
 
     # -- memory and processes ----------------------------------------------------------------------------------------
@@ -351,9 +372,9 @@ class CurvatureOperator:
             torch.cuda.empty_cache()
         if tried > 1:
             self._vectors = tried // 2
-        elif self._kept is not None and len(self._kept) > 1:
+        elif len(self._kept) > 1:
             # The graph at hand stays alive while it is used; the others are built again.
-            self._kept, self._keep = None, False
+            self._kept, self._keep = {}, False
         else:
             raise ProbeError(
                 "out of memory with one vector at a time: use smaller batches (the graph of one batch must fit twice)"
@@ -366,7 +387,7 @@ class CurvatureOperator:
 
     def release(self) -> None:
         """Drop the kept graphs."""
-        self._kept = None
+        self._kept = {}
 
 
 def _vjp(outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
@@ -379,13 +400,15 @@ def _vjp(outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None], cota
         with warnings.catch_warnings():
             # Operations without a batching rule are looped over: slower, not wrong.
             warnings.filterwarnings("ignore", message=".*performance drop.*")
-            batched = torch.autograd.grad(outputs, inputs, cotangents, is_grads_batched=True, **arguments)
+            batched = torch.autograd.grad(
+                outputs, inputs, cotangents, is_grads_batched=True, **arguments  # type: ignore[arg-type]
+            )
         return [None if g is None else g.detach() for g in batched]
     except RuntimeError as error:
         if "vmap" not in str(error) and "batching rule" not in str(error):
             raise
     rows = [_vjp(outputs, inputs, [c[k : k + 1] for c in cotangents]) for k in range(len(cotangents[0]))]
-    return [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]  # type: ignore[arg-type]
+    return [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def _attached(tensor: Tensor | None) -> bool:
