@@ -14,7 +14,7 @@ import torch.distributed
 from deva_theory.cli.errors import BadInput, Exit
 from deva_theory.cli.pipeline import set_threads
 from deva_theory.cli.probe_gamma import prepare, tensors_of_gamma
-from deva_theory.cli.probe_models import DTYPES, Subject, subject
+from deva_theory.cli.probe_models import DTYPES, Subject, place, subject, users_own
 from deva_theory.cli.probe_options import FIGURES, RULES
 from deva_theory.report.style import figure_style
 from deva_theory.runtime import Progress
@@ -54,6 +54,12 @@ def run(options: argparse.Namespace) -> Exit:
                 raise
     except ProbeError as error:
         raise BadInput(str(error)) from error
+    except (BadInput, OSError):
+        raise
+    except Exception as error:
+        if not users_own(error):
+            raise
+        raise BadInput(f"the model, the loss or the data of {options.model} failed: {place(error)}") from error
 
 
 def _probe(options: argparse.Namespace, device: torch.device, rank: int) -> Exit:
@@ -148,7 +154,8 @@ def _draw(path: Path, results: dict[str, ProbeResult]) -> None:
     # Inches: a column per block wide enough for its markers; the names stand upright below at 7 points.
     width = min(24.0, max(3.6, 1.0 + max(0.17, 0.08 * series) * len(names)))
     height = 2.6 + min(3.5, 0.062 * longest) + 0.2 * -(-series // 4)
-    with matplotlib.rc_context(figure_style(width=width, height=height)):
+    style: Any = figure_style(width=width, height=height)
+    with matplotlib.rc_context(style):
         figure, axes = pyplot.subplots()
         try:
             with warnings.catch_warnings():

@@ -94,7 +94,7 @@ def _gradients(found: Subject) -> list[dict[str, Tensor | None]]:
     device = next(iter(parameters.values())).device
     dtype = next(iter(parameters.values())).dtype
     objective = Objective(found.model, found.loss)
-    made = []
+    made: list[dict[str, Tensor | None]] = []
     with evaluation(found.model):
         for batch in found.batches:
             try:

@@ -2,8 +2,11 @@
 
 import argparse
 import os
+import socket
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -34,7 +37,7 @@ _MASKED = 0.15
 
 
 def transformers_subject(options: argparse.Namespace) -> Subject:
-    """Return the model named ``hf:NAME_OR_FOLDER``, which computes its own loss, and token batches.
+    """Return the model named ``hf:NAME_OR_FOLDER`` with token batches; on data from ``--data`` it computes its own loss.
 
     Raises
     ------
@@ -48,6 +51,7 @@ def transformers_subject(options: argparse.Namespace) -> Subject:
     # Its notes on unused heads and missing generation settings do not bear on a probe.
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    import_module("huggingface_hub").logging.set_verbosity_error()  # five retries, each with two lines
     name = options.model.removeprefix("hf:")
     if not name:
         raise BadInput("hf: needs a name or a folder, as in hf:gpt2 or hf:./checkpoint")
@@ -72,11 +76,22 @@ def transformers_subject(options: argparse.Namespace) -> Subject:
         # Half precision has too few digits for second derivatives.
         model = model.float()
     model.config.use_cache = False
-    batches: list[dict[str, Tensor]] | None = None
-    if options.data is None:
-        batches, told = _token_batches(transformers, options, name, config, task)
-        remarks.append(told)
-    return Subject(model, None, batches, remarks)
+    if options.data is not None:
+        return Subject(model, None, None, remarks)
+    batches, told = _token_batches(transformers, options, name, config, task)
+    remarks.append(told)
+
+    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        return _cross_entropy(model(**batch).logits, batch["labels"], shifted=task == "causal-lm")
+
+    return Subject(model, loss, batches, remarks)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, *, shifted: bool) -> Tensor:
+    """The models' own loss, but in their precision: transformers rounds logits to float32 first, which second derivatives feel."""
+    if shifted:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=_IGNORED)
 
 
 def _task(config: Any) -> str:
@@ -90,7 +105,8 @@ def _task(config: Any) -> str:
 def _loaded(kind: Any, name: str, **settings: Any) -> Any:
     """Call ``from_pretrained``, on this machine first, then with the hub unless it is switched off."""
     local = Path(name).exists()
-    offline = local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    forbidden = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    offline = local or forbidden or not _hub_exists()
     for only_here in (True,) if offline else (True, False):
         try:
             return kind.from_pretrained(name, local_files_only=only_here, **settings)
@@ -98,13 +114,29 @@ def _loaded(kind: Any, name: str, **settings: Any) -> Any:
             reason = error
     if local:
         if "config" in settings:
-            raise BadInput(f"hf:{name} holds no weights that can be read: add --random-weights to probe it at its initialisation") from reason
+            raise BadInput(f"hf:{name} holds no weights that can be read: add --random-weights for its initialisation") from reason
         raise BadInput(f"hf:{name} cannot be read: {_first_line(reason)}") from reason
     raise BadInput(
         f"hf:{name} is no folder and not in the local cache, and "
-        + ("HF_HUB_OFFLINE forbids to fetch it" if offline else f"the hub did not give it ({_first_line(reason)})")
+        + (
+            "HF_HUB_OFFLINE forbids to fetch it" if forbidden
+            else "the hub cannot be reached" if offline
+            else f"the hub did not give it ({_first_line(reason)})"
+        )
         + ": name a local folder, or download it first"
     ) from reason
+
+
+def _hub_exists() -> bool:
+    """Return whether the hub's name can be looked up; without a network the client would retry for half a minute."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy looks names up
+    host = urlsplit(import_module("huggingface_hub.constants").ENDPOINT).hostname or ""
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:
@@ -130,7 +162,9 @@ def _token_batches(
         stream, reading = _read(transformers, options.text, name, vocabulary)
         found = len(stream) // context
         if found < rows:
-            raise BadInput(f"{options.text.name} has {len(stream)} tokens; one batch takes {rows * context}: lower --context or --batch-size")
+            raise BadInput(
+                f"{options.text.name} has {len(stream)} tokens; one batch takes {rows * context}: lower --context or --batch-size"
+            )
         count = min(count, found // rows)
         # Windows from all over the text.
         chosen = torch.randperm(found, generator=generator)[: count * rows].sort().values

@@ -16,7 +16,7 @@ from deva_theory.cli.errors import BadInput
 from deva_theory.cli.probe_options import ZOO
 from deva_theory.problems import zoo
 
-__all__ = ["Subject", "imported", "subject"]
+__all__ = ["DTYPES", "Subject", "imported", "place", "subject", "users_own"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -70,7 +70,7 @@ def subject(options: argparse.Namespace, device: torch.device) -> Subject:
         data = imported(options.data, "--data")
         found.batches = _called(data, options.data) if callable(data) and not isinstance(data, Mapping) else data
     if found.batches is None:
-        raise BadInput(f"{options.model} brings no data: name an iterable of batches, or a function that returns one, with --data PKG.MOD:NAME")
+        raise BadInput(f"{options.model} brings no data: name an iterable of batches, or a function that returns one, with --data")
     found.model.to(device=device, dtype=DTYPES.get(options.dtype))
     return found
 
@@ -144,7 +144,7 @@ def imported(name: str, option: str) -> Any:
             raise BadInput(f"no module {error.name!r} here or among the installed ones: run in the folder that holds it") from error
         raise BadInput(f"{module} imports {error.name}, which is not installed") from error
     except Exception as error:
-        raise BadInput(f"{module} cannot be imported: {_place(error)}") from error
+        raise BadInput(f"{module} cannot be imported: {place(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=1)
@@ -157,14 +157,20 @@ def _called(function: Callable[[], Any], name: str) -> Any:
     try:
         return function()
     except Exception as error:
-        raise BadInput(f"{name} failed: {_place(error)}") from error
+        raise BadInput(f"{name} failed: {place(error)}") from error
 
 
-def _place(error: Exception) -> str:
-    """Return the error in one line, with the file and line of the innermost frame that is not of an installed package."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename and "<frozen" not in f.filename]
-    where = ""
-    if frames and not frames[-1].filename.endswith("probe_models.py"):
-        where = f" ({frames[-1].filename.replace(chr(92), '/').rpartition('/')[2]}, line {frames[-1].lineno})"
+def place(error: Exception) -> str:
+    """Return the error in one line, with the file and line of the innermost frame of the user's own code."""
+    places = [(f.filename.replace("\\", "/"), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    places = [(name, line) for name, line in places if not any(part in name for part in ("site-packages/", "<frozen", "/deva_theory/"))]
+    where = f" ({places[-1][0].rpartition('/')[2]}, line {places[-1][1]})" if places else ""
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+def users_own(error: Exception) -> bool:
+    """Return whether an error came out of the user's model, loss or data, called by the probe, and not out of the probe itself."""
+    files = [f.filename.replace("\\", "/") for f in traceback.extract_tb(error.__traceback__)]
+    callers = ("deva_theory/smoothness/objective.py", "deva_theory/smoothness/products.py")
+    return any(name.endswith(callers) for name in files) and "/deva_theory/" not in files[-1]

@@ -31,7 +31,7 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
         "--norm", type=_norms, default=("l2",), metavar="N,..",
         help=f"some of {', '.join(NORMS)}, gamma (weighted by --rule's Γ) and gamma-l2, ... (default: l2)",
     )
-    what.add_argument("--blocks", default="tensor", metavar="B", help="tensor, layer, head, model, or a regular expression (default: tensor)")
+    what.add_argument("--blocks", default="tensor", metavar="B", help="tensor, layer, head, model, or a REGEX (default: tensor)")
     what.add_argument("--select", metavar="REGEX", help="only blocks whose name or parameters match")
     what.add_argument("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="(default: %(default)s)")
     what.add_argument("--rule", choices=tuple(RULES), default="deva-linf", help="whose Γ weights the gamma norms (default: %(default)s)")
@@ -42,7 +42,7 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
     data.add_argument("--loss", metavar="PKG.MOD:NAME", help="loss(model, batch), or a criterion such as torch.nn:CrossEntropyLoss")
     data.add_argument("--size", choices=("tiny", "small"), default="small", help="of the zoo's models (default: %(default)s)")
     data.add_argument("--train", type=_count, default=0, metavar="STEPS", help="train a zoo model first (default: 0)")
-    data.add_argument("--batch-size", type=positive, metavar="N", help="of the zoo's data and of token batches (default: the problem's own; 4)")
+    data.add_argument("--batch-size", type=positive, metavar="N", help="of the zoo's data (default: the problem's own) and of tokens (4)")
     data.add_argument("--max-batches", type=positive, metavar="N", help="read at most so many batches (default: all; zoo and tokens: 4)")
     data.add_argument("--task", choices=TASKS, help="of an hf: model (default: what its configuration says, else causal-lm)")
     data.add_argument("--random-weights", action="store_true", help="hf: build the model from its configuration alone")

@@ -160,7 +160,14 @@ def make_blocks(
         return made
     parameters = trainable(model)
     if isinstance(blocks, Mapping):
+        if not blocks:
+            raise ProbeError("blocks is an empty mapping; give {name: expression}")
         groups = {name: _matching(model, parameters, expression) for name, expression in blocks.items()}
+        owner: dict[str, str] = {}
+        for name, members in groups.items():
+            for member in members:
+                if owner.setdefault(member, name) != name:
+                    raise ProbeError(f"blocks {owner[member]!r} and {name!r} both match {member!r}; narrow one expression")
         made = [_whole(name, members, parameters) for name, members in groups.items()]
     elif blocks == "model":
         made = [_whole("model", list(parameters), parameters)]

@@ -52,7 +52,7 @@ class ProbeCallback:
     --------
     >>> from deva_theory.problems import zoo
     >>> problem = zoo.load("logistic", size="tiny", dtype=torch.float64)
-    >>> callback = ProbeCallback(problem.criterion, list(problem.batches), at=(1, 4))
+    >>> callback = ProbeCallback(problem.criterion, problem.batches, at=(1, 4))
     >>> _ = problem.train(4, callback=callback)
     >>> list(callback.results)
     [1, 4]
@@ -158,7 +158,8 @@ class ProbeCallback:
         plain = norm.removeprefix("gamma-")
         ax.set_ylabel((NORM_LABELS[plain] if plain in NORMS else plain) + (", Γ" if plain != norm else "") + " (certified interval)")
         if len(names) > _IN_LEGEND:
-            ax.figure.colorbar(ScalarMappable(depth, colours), ax=ax, label="block, in the order of the model", boundaries=range(len(names) + 1))
+            bar = ScalarMappable(depth, colours)
+            ax.figure.colorbar(bar, ax=ax, label="block, in the order of the model", boundaries=range(len(names) + 1))
         elif ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         return ax

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class ComparedResults:
     entries : tuple of Comparison
         Blocks and norms that both probes have, in the order of the first.
     only_a, only_b : tuple of str
-        ``"block (norm)"`` of what one probe has and the other lacks.
+        What one probe has and the other lacks: a block, ``"norm l11"``, or ``"block (norm)"`` where the others have that norm.
     remarks : tuple of str
         Differences of settings and sizes under which a ratio compares unlike things.
     """
@@ -162,10 +162,21 @@ def compare(a: ProbeResult, b: ProbeResult) -> ComparedResults:
             remarks.append(f"the probes differ in {setting.replace('_', ' ')}: {mine} in a, {theirs} in b")
     return ComparedResults(
         tuple(entries),
-        tuple(f"{block} ({norm})" for block, norm in found_a if (block, norm) not in found_b),
-        tuple(f"{block} ({norm})" for block, norm in found_b if (block, norm) not in found_a),
+        _alone(found_a, found_b),
+        _alone(found_b, found_a),
         tuple(dict.fromkeys(remarks)),
     )
+
+
+def _alone(mine: Iterable[tuple[str, str]], theirs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Name what is in the first only, whole blocks and whole norms once."""
+    other = set(theirs)
+    blocks, norms = {block for block, _ in other}, {norm for _, norm in other}
+    names = (
+        block if block not in blocks else f"norm {norm}" if norm not in norms else f"{block} ({norm})"
+        for block, norm in mine if (block, norm) not in other
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def _ratio(a: Bounds, b: Bounds) -> tuple[float, float]:

@@ -42,8 +42,9 @@ def evaluation(model: nn.Module, enabled: bool = True) -> Iterator[None]:
             module.training = mode
         for module, name, buffer, version, value in buffers:
             module._buffers[name] = buffer
-            if buffer._version != version:
-                # Past the version counter: graphs that are kept do not read what is restored here.
+            # Batch norm writes its statistics past the version counter.
+            if buffer._version != version or (not enabled and not torch.equal(buffer, value)):
+                # Past it here, too: graphs that are kept do not need what is restored.
                 buffer.data.copy_(value)
 
 

@@ -98,11 +98,12 @@ def extreme_eigenvalues(
     failure : float
         δ in (0, 1), for both ends together.
     stop : {"certificate", "value"}
-        "value" stops as soon as the Ritz value of largest modulus has the relative accuracy `tolerance` by the residual
-        rule ``min(res, res²/gap)``, and the certificate is at most ``√(10 · tolerance)`` wide.  The rule alone concerns
-        *some* eigenvalue and estimates the gap: it stops on an inner eigenvalue while a larger one has not shown yet
-        (about 4% of the blocks of small networks).  The certificate limits how much larger that one could be, and
-        converges at the same rate.  Needs fewer products; the certified interval is wider than `tolerance` then.
+        "value" stops as soon as the residual of the Ritz value of largest modulus is at most `tolerance`, relatively, and the
+        certificate at most ``√(2.5 · tolerance)`` wide.  A residual alone concerns *some* eigenvalue: it is small at an inner
+        eigenvalue while a larger one has not shown yet, and the sharper ``res²/gap`` takes the gap from the same Ritz values
+        (about 5% of the blocks of small networks are missed then).  The certificate limits how much larger that one could
+        be: the value is that accurate except with probability `failure`.  That it is accurate to `tolerance` is no theorem
+        (none of 800 runs on blocks of trained networks missed it, and a few in a thousand on spectra with dense edges).
     max_products : int
         Stop here in any case; the interval is valid, only wider.
     noise : float
@@ -161,7 +162,7 @@ def extreme_eigenvalues(
         found = max(abs(values[0]), abs(values[-1]))
         # The whole space, or H q = 0 for a random q: nothing is left for chance.
         complete = k + 1 == size or scale == 0.0
-        width = tolerance if stop == "certificate" else max(tolerance, math.sqrt(10 * tolerance))
+        width = tolerance if stop == "certificate" else max(tolerance, math.sqrt(2.5 * tolerance))
         if both_ends:
             low, high = float(values[0]) - width * found, float(values[-1]) + width * found
         else:
@@ -209,17 +210,10 @@ def dense_spectrum(H: Tensor) -> Spectrum:
 
 
 def _settled(values: np.ndarray, residuals: np.ndarray, tolerance: float) -> bool:
-    """Return whether the Ritz value of largest modulus is accurate to `tolerance` by the residual-gap rule."""
+    """Return whether the Ritz value of largest modulus has a small residual and the other end cannot overtake it."""
     top = int(np.argmax(np.abs(values)))
-    if len(values) < 3:
-        return bool(residuals.max(initial=0.0) == 0.0)
-    gap = np.abs(np.delete(values, top) - values[top]).min() - residuals[top]
-    error = residuals[top] if gap <= 0 else min(residuals[top], residuals[top] ** 2 / gap)
-    # The other end must not be about to overtake it.
-    rivals = np.abs(values) + residuals > abs(values[top])
-    rivals[top] = False
-    rivals &= np.sign(values) != np.sign(values[top])
-    return bool(error <= tolerance * abs(values[top]) and not rivals.any())
+    rivals = (np.sign(values) != np.sign(values[top])) & (np.abs(values) + residuals > abs(values[top]))
+    return bool(residuals[top] <= tolerance * abs(values[top]) and not rivals.any())
 
 
 def euclidean_smoothness(size: int, *, tolerance: float = 1e-3, **options: object) -> Program[Estimate]:

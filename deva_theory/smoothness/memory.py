@@ -43,7 +43,8 @@ class GraphBytes:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        # Not the tensor itself: a node that saves its own output would own itself and never be freed.
+        return tensor.detach()
 
     @contextmanager
     def counting(self) -> Iterator[GraphBytes]:

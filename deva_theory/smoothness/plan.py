@@ -9,31 +9,23 @@ from __future__ import annotations
 
 import inspect
 import math
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deva_theory.smoothness.blocks import Block
 from deva_theory.smoothness.objective import Loss, as_batches, batch_size
 from deva_theory.smoothness.operator_norm import _STEPS, Effort
-from deva_theory.smoothness.probe import _SINGLE, _grouped, _norms, _placed, _program, _tolerances, probe
+from deva_theory.smoothness.plan_timing import ProductTimes, Rehearsals, timed
+from deva_theory.smoothness.probe import _SINGLE, COLUMNS, _grouped, _norms, _placed, _program, _tolerances, probe
 from deva_theory.smoothness.products import CurvatureOperator
 from deva_theory.smoothness.programs import Program
 
-_MEASURED = 6
-"""Blocks whose products are timed."""
-_ROWS = (1, 8, 64)
-"""Vectors per timed pass."""
 _CHECK_GRADIENTS = 12
 """Gradients of one batch that the self-checks cost, about."""
-_REHEARSAL = 0.3
-"""Seconds at most that the rehearsal of one program takes."""
 
 Range = tuple[float, float]
 """(typical, at most)."""
@@ -113,12 +105,15 @@ class Plan:
                 _time(sum(e.seconds[0] for e in own)), _time(sum(e.seconds[1] for e in own)),
             ))
         widths = [max(len(line[k]) for line in table) for k in range(5)]
-        lines += ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))) for row in table]
+        for row in table:
+            cells = (c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
+            lines.append("  ".join(cells))
         slowest = max(self.product_seconds, key=lambda name: self.product_seconds[name])
         kept = "kept for all batches" if self.keeps_graph else "built again for every product: not all fit in half the memory"
         lines += [
             "",
-            f"one gradient {_time(self.gradient_seconds)}, one product up to {_time(self.product_seconds[slowest])} ({slowest}); all batches",
+            f"over all batches: one gradient {_time(self.gradient_seconds)}, one product up to "
+            f"{_time(self.product_seconds[slowest])} ({slowest})",
             f"graphs: {_bytes(self.graph_bytes)} a batch, {kept}",
             f"about {_time(self.seconds[0])}, at most {_time(self.seconds[1])}; about {_bytes(self.peak_bytes)} of "
             f"{_bytes(self.memory)} memory",
@@ -166,7 +161,7 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     operator.gradient()
     # The first pass also loads kernels: the second one is timed.
     operator.release()
-    gradient_seconds = _timed(operator, operator.gradient)
+    gradient_seconds = timed(operator, operator.gradient)
     # The other batches cost as much as they are larger.
     scale = sum(batch_size(batch) for batch in data) / batch_size(data[0])
     keeps = o.keep_graph if o.keep_graph is not None else 2 * operator.graph_bytes * len(data) <= operator.memory
@@ -175,10 +170,10 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     def program(name: str, block: Block) -> Program[Any]:
         return _program(name, block, operator, o.gamma, tolerance=tolerances[name], **settings)
 
-    passes = _measure_products(operator, scale)
+    passes = ProductTimes(operator, scale)
     entries = []
     for name in norms:
-        arithmetic = _Rehearsals(operator.blocks, lambda block, name=name: program(name, block), name, operator)
+        arithmetic = Rehearsals(operator.blocks, partial(program, name), name, operator)
         for block in operator.blocks:
             counts = products(name, block, memory=operator.memory, max_products=o.max_products)
             seconds = [
@@ -231,7 +226,8 @@ def products(norm: str, block: Block, *, memory: int, max_products: int = 300) -
         most = min(max_products, room, d)
         return min(most, round(8 + 2.5 * math.log(d))), most
     if plain == "l11":
-        return min(max_products, d), min(max_products, d)
+        most = min(d, max(7, min(max_products, COLUMNS)))
+        return most, most
     effort = Effort()
     if d <= effort.dense:
         return d, d
@@ -274,122 +270,14 @@ def _vector_bytes(norm: str, block: Block, memory: int, max_products: int) -> in
     plain = norm.removeprefix("gamma-")
     typical, _ = products(norm, block, memory=memory, max_products=max_products)
     if plain == "l2":
-        held = typical
+        held = float(typical)
     elif plain == "l11":
         held = 0.25 * typical  # the pilot's vectors and products
     elif block.size <= Effort().dense:
-        held = 3 * block.size
+        held = 3.0 * block.size
     else:
-        held = max(5 * _columns(block, memory), 40)
+        held = max(5.0 * _columns(block, memory), 40.0)
     return int((held + 2 * rows_per_pass(norm, block, memory=memory)) * block.size * _itemsize(block))
-
-
-class _measure_products:  # noqa: N801
-    """Seconds of products over all data, from passes of some blocks over one batch; other blocks lie between their neighbours."""
-
-    def __init__(self, operator: CurvatureOperator, scale: float) -> None:
-        self._place = {block.name: k for k, block in enumerate(operator.blocks)}
-        self._scale = scale
-        self.measured = _spread(operator.blocks)
-        # A pass of many vectors is timed only if memory lets it be one pass.
-        limit = min(operator._vector_batch(block) for block in self.measured)
-        self._rows = [rows for rows in _ROWS if rows <= max(limit, 1)]
-        generator = torch.Generator().manual_seed(0)
-        table = []
-        for block in self.measured:
-            seconds = []
-            for rows in self._rows:
-                V = torch.randn(rows, block.size, generator=generator).to(operator.device, torch.float64)
-                # The shorter of two: the first pass may load kernels.
-                seconds.append(min(_timed(operator, lambda block=block, V=V: operator.product(block, V)) for _ in range(2)))
-            table.append(seconds)
-        self._table = np.array(table)
-
-    def __call__(self, block: Block, count: int, rows: int) -> float:
-        """Seconds of `count` products in passes of `rows`."""
-        place = self._place[block.name]
-        at = [self._place[b.name] for b in self.measured]
-        seconds = [float(np.interp(place, at, column)) for column in self._table.T]
-        rows = min(rows, count)
-        if rows <= self._rows[-1]:
-            each = float(np.interp(rows, self._rows, seconds))
-        else:  # larger passes are as efficient as the largest that was timed
-            each = seconds[-1] * rows / self._rows[-1]
-        return self._scale * each * count / rows
-
-
-class _Rehearsals:
-    """Seconds of a program's own arithmetic, from running it on a few sizes against a matrix that is cheap to apply."""
-
-    def __init__(self, blocks: Sequence[Block], make: Any, norm: str, operator: CurvatureOperator) -> None:
-        self._quadratic = norm.removeprefix("gamma-") == "l2"
-        self._dense = Effort().dense
-        self._found: dict[bool, list[tuple[int, int, float]]] = {}
-        for small in (True, False):
-            members = sorted((b for b in blocks if (b.size <= self._dense) == small), key=lambda b: b.size)
-            chosen = dict.fromkeys((members[0].size, members[len(members) // 2].size, members[-1].size)) if members else {}
-            by_size = {b.size: b for b in members}
-            self._found[small] = [(size, *_rehearse(make(by_size[size]), by_size[size], operator)) for size in chosen]
-
-    def __call__(self, block: Block, count: int) -> float:
-        """Seconds of the arithmetic around `count` products."""
-        found = self._found[block.size <= self._dense]
-        sizes = [math.log(size) for size, _, _ in found]
-        values = []
-        for _, served, seconds in found:
-            share = count / served
-            # Each step of Lanczos costs as much as it has predecessors.
-            values.append(seconds * (share**2 if self._quadratic and share > 1 else share))
-        return float(np.interp(math.log(block.size), sizes, values))
-
-
-def _rehearse(program: Program[Any], block: Block, operator: CurvatureOperator) -> tuple[int, float]:
-    """Return (vectors served, seconds between requests) of a program that runs to its end, or until time is up."""
-    generator = torch.Generator().manual_seed(1)
-    few = torch.randn(4, block.size, generator=generator).to(operator.device, torch.float64) / math.sqrt(block.size)
-    bulk = 0.01 * torch.randn(block.size, generator=generator).to(few)
-
-    def apply(V: Tensor) -> Tensor:
-        # Few large eigenvalues over a small indefinite bulk, like a network's Hessian.
-        return (V.to(few) * bulk + (V.to(few) @ few.T) @ few).to(V)
-
-    served, spent = 0, 0.0
-    began = time.perf_counter()
-    try:
-        V = next(program)
-        while True:
-            spent += time.perf_counter() - began
-            answer = apply(V)
-            served += len(V)
-            if spent > _REHEARSAL:
-                break
-            began = time.perf_counter()
-            V = program.send(answer)
-    except StopIteration:
-        spent += time.perf_counter() - began
-    finally:
-        program.close()
-    return max(served, 1), spent
-
-
-def _spread(blocks: Sequence[Block]) -> list[Block]:
-    """Return the largest, a median and some evenly spaced blocks, in the order of the model."""
-    by_size = sorted(range(len(blocks)), key=lambda k: blocks[k].size)
-    chosen = {by_size[-1], by_size[len(blocks) // 2]}
-    chosen |= {round(x) for x in np.linspace(0, len(blocks) - 1, _MEASURED - 2)}
-    return [blocks[k] for k in sorted(chosen)]
-
-
-def _timed(operator: CurvatureOperator, work: Any) -> float:
-    def settle() -> None:
-        if operator.device.type == "cuda":
-            torch.cuda.synchronize(operator.device)
-
-    settle()
-    began = time.perf_counter()
-    work()
-    settle()
-    return time.perf_counter() - began
 
 
 def _time(seconds: float) -> str:

@@ -150,6 +150,7 @@ class CurvatureOperator:
         self.memory = int(free)
         self._keep = keep_graph
         self._kept: dict[int, _Graph] = {}
+        self._versions: list[int] = []
         self._vectors = vector_batch
         self.graph_bytes = 0
         self.loss_value = float("nan")
@@ -269,7 +270,9 @@ class CurvatureOperator:
                     continue
                 raise _explained(error) from error
             done += len(part)
-        return torch.cat(pieces) if len(pieces) != 1 else pieces[0]
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat(pieces) if pieces else torch.zeros_like(V)
 
     def _backward(self, graph: _Graph, block: Block, V: Tensor) -> Tensor:
         cotangents = block.scatter(V, self._shapes)
@@ -306,6 +309,11 @@ class CurvatureOperator:
     def _graphs(self, names: tuple[str, ...] | None = None) -> Iterator[tuple[_Graph, float]]:
         """Yield the graph and the normalised weight of each batch; rebuilt each time unless they are kept."""
         normalised = [w / self.total_weight for w in self.weights]
+        versions = [p._version for p in self.model.parameters()]
+        if versions != self._versions:
+            # Parameters were changed; `GraphBytes` hides that from autograd's own check.
+            self.release()
+            self._versions = versions
         for position, (batch, weight) in enumerate(zip(self.batches, normalised, strict=True)):
             # Asked for one by one: memory that runs out on the way drops those that are kept.
             graph = self._kept.get(position)
@@ -405,7 +413,7 @@ def _vjp(outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None], cota
             )
         return [None if g is None else g.detach() for g in batched]
     except RuntimeError as error:
-        if "vmap" not in str(error) and "batching rule" not in str(error):
+        if "vmap" not in str(error) and "batching rule" not in str(error).lower():
             raise
     rows = [_vjp(outputs, inputs, [c[k : k + 1] for c in cotangents]) for k in range(len(cotangents[0]))]
     return [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]

@@ -26,6 +26,7 @@ from deva_theory.smoothness.blocks import Block, make_blocks
 from deva_theory.smoothness.estimate import Estimate
 from deva_theory.smoothness.objective import Loss, ProbeError
 from deva_theory.smoothness.operator_norm import operator_norm
+from deva_theory.smoothness.probe import NOISE
 from deva_theory.smoothness.products import CurvatureOperator
 from deva_theory.smoothness.programs import NotFinite, Program, run_together
 from deva_theory.smoothness.ratio import (
@@ -155,7 +156,7 @@ class _Task:
     ) -> None:
         self.operator = operator
         self.gradient = gradient
-        self.estimator = {"device": operator.device, **estimator}
+        self.estimator = {"device": operator.device, "noise": NOISE.get(operator.dtype, 1e-2), **estimator}
         self.moves = {name: {move.name: move for move in own} for name, own in moves.items()}
         self._programs: dict[tuple, Program[Any]] = {}
         self._block_of: dict[tuple, Block] = {}

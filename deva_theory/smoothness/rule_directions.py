@@ -146,7 +146,8 @@ def _move(rule: Rule, name: str, p: Tensor, stream: Sequence[Tensor], gradient: 
         kind, geometry = "linf", LInf(rule.event_ndim)
     reference = G if geometry is None else geometry.steepest(G)
     adapted = diagnostics.variance_adaptation * reference
-    if diagnostics.basis is not None:
+    if diagnostics.basis is not None and not (kind == "spectral" and rule.adaptation is None):
+        # (The polar factor commutes with rotations: without Γ the reference itself, to the last bit.)
         Q_L, Q_R = diagnostics.basis
         rotated = Q_L.mT @ G @ Q_R
         adapted = Q_L @ (diagnostics.variance_adaptation * (rotated if geometry is None else geometry.steepest(rotated))) @ Q_R.mT

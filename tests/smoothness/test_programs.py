@@ -1,5 +1,7 @@
 """Programs in step: the same numbers as alone, results as they come, bad products named; congruence."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -46,7 +48,7 @@ def test_lockstep_is_separate_runs():
     # Every result is reported once, when it is there: short programs first.
     assert {key: estimate for key, estimate in finished} == together
     assert [key for key, _ in finished][:2] == [3, "zero"] and len(log[0]) == 4 and len(log[-1]) == 1
-    assert all(len(round) <= len(before) for before, round in zip(log, log[1:], strict=False))
+    assert all(len(round) <= len(before) for before, round in itertools.pairwise(log))
 
 
 def test_program_without_products_finishes_at_once():
@@ -70,7 +72,7 @@ def test_bad_products_name_the_key(bad):
             answers[3][0, 0] = bad
         return answers
 
-    with pytest.raises(NotFinite, match="^3: a Hessian-vector product has NaN"):
+    with pytest.raises(NotFinite, match=r"^3: a Hessian-vector product has NaN"):
         run_together(programs(), broken)
     with pytest.raises(NotFinite):
         run(euclidean_smoothness(4), lambda V: V * bad)
@@ -88,7 +90,7 @@ def test_finished_results_survive_a_later_failure():
             answers["a"] = answers["a"] * float("nan")
         return answers
 
-    with pytest.raises(NotFinite, match="^a:"):
+    with pytest.raises(NotFinite, match=r"^a:"):
         run_together(programs(), fails_late, finished=kept.__setitem__)
     assert {"zero", 3} <= set(kept)
 

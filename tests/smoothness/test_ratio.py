@@ -449,12 +449,25 @@ def test_zoo(name):
         if row.worst_adapted is not None and row.adapted.progress > 0:
             assert row.worst_adapted.smoothness[0] <= row.worst_adapted.smoothness[1]
             if row.rule.endswith("none"):
-                assert (row.worst_adapted.lower, row.worst_adapted.upper) == pytest.approx((1.0, 1.0), rel=1e-9)
+                assert row.worst_adapted.lower == row.worst_adapted.upper == 1.0
+                assert row.adapted.ratio == 1.0 or "reference" in row.adapted.note
     text = result.summary()
     assert "DeVA Sinf snr" in text and len(text.splitlines()) >= len(result) + 2
     json.dumps(result.to_dict(), allow_nan=False)
     with pytest.raises(KeyError, match="no row"):
         result["nothing", "GD"]
+
+
+def test_float32():
+    problem = load("logistic", size="tiny", dtype=torch.float32, batches=2)
+    rules = {name: default_rules()[name] for name in ("Adam", "DeVA Sinf")}
+    single = compare_rules(problem.model, problem.criterion, list(problem.batches), rules, gradients=6, curvature="gauss_newton")
+    problem = load("logistic", size="tiny", dtype=torch.float64, batches=2)
+    double = compare_rules(problem.model, problem.criterion, list(problem.batches), rules, gradients=6, curvature="gauss_newton")
+    for a, b in zip(single, double, strict=True):
+        assert a.step.ratio == pytest.approx(b.step.ratio, rel=1e-3)
+        if a.worst is not None:
+            assert (a.worst.lower, a.worst.upper) == pytest.approx((b.worst.lower, b.worst.upper), rel=1e-2)
 
 
 def test_data_frame():

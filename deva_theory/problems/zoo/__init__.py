@@ -95,7 +95,7 @@ def load(
         name=name,
         model=recipe.model.to(device=device, dtype=dtype),
         criterion=torch.nn.CrossEntropyLoss(),
-        batches=tuple(data.take(index) for index in order.split(count)),
+        batches=[data.take(index) for index in order.split(count)],
         data=data,
         train_batch=recipe.train_batch,
         rate=recipe.rate,

@@ -55,7 +55,7 @@ class ZooProblem:
         Maps inputs to logits, shape ``(batch, classes)``, or ``(batch, vocabulary, time)`` for the language models.
     criterion : nn.Module
         ``criterion(model(inputs), targets)`` is the mean cross-entropy in nats over all predictions of the mini-batch.
-    batches : tuple of (inputs, targets)
+    batches : list of (inputs, targets)
         The probe data. The last mini-batch may be smaller: weight by ``targets.numel()`` for the mean over all.
     data : Source, optional
         The training data, of which the probe data are a subset.
@@ -68,7 +68,7 @@ class ZooProblem:
     name: str
     model: nn.Module
     criterion: nn.Module
-    batches: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
+    batches: list[tuple[Tensor, Tensor]] = field(repr=False)
     data: Source | None = field(default=None, repr=False)
     train_batch: int = 64
     rate: float = 1e-3

@@ -1,0 +1,280 @@
+r"""R5: momentum and one sample per step, ``m_t = β m_{t-1} + (1-β) ĝ_t``, ``x_{t+1} = x_t - η Γ_t ⊙ sign(m_t)``.
+
+Setting of all bounds here: m starts at 0, so m_0 = (1-β)ĝ_0; ĝ_t = ∇f(x_t) + n_t with E n_t = 0 and E n_{t,i}² ≤ σ_i² given the past
+(all noises before t); 0 ≤ Γ_t ≤ γ_max, with any dependence on the past and on the current noise; f bounded below; and
+
+    ‖∇f(x) - ∇f(y)‖_1 ≤ L ‖x - y‖_∞   for x, y along the run.                                                (L)
+
+Common part of the proofs.  Let e_t = m̃_t - ∇f(x_t), m̃_t any positive multiple of m_t (it has the same signs).
+
+1. (L) gives f(x_{t+1}) ≤ f(x_t) - η<∇f(x_t), d_t> + ½L‖ηd_t‖_∞², ‖d_t‖_∞ ≤ γ_max: integrate <∇f(x_t - sηd) - ∇f(x_t), d>, at most
+   ‖·‖_1‖·‖_∞ ≤ Lsη‖d‖_∞², over s in [0, 1].
+2. Wrong signs: -∂_i sign(m̃_i) ≤ -|∂_i| + 2|e_i| as in R2; times γ_i ≤ γ_max: -<∇f, d> ≤ -‖∇f‖_{1,Γ} + 2γ_max‖e_t‖_1.
+3. Sum over t, in expectation, f(x_T) ≥ f*, divide by ηT:
+
+       avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max avg E‖e_t‖_1 .                                        (E)
+
+What is left is the error e_t: a *drift*, because m remembers gradients of earlier points, *noise*, and the *start* at 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deva_theory.rates.statement import Bound, Numbers, inputs, total
+from deva_theory.rates.vector_bounds import BELOW
+
+LIPSCHITZ = "‖∇f(x)-∇f(y)‖_1 ≤ L‖x-y‖_∞ along the run"
+ORACLE = "unbiased gradients, conditional variance ≤ σ_i² per coordinate, one sample per step"
+FACTORS = "0 ≤ Γ ≤ γ_max, with any dependence on the past and on the current noise"
+_COMMON = (BELOW, LIPSCHITZ, ORACLE, FACTORS)
+
+
+def momentum(
+    gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma: Numbers, first_gradient: Numbers, *, beta: Numbers,
+    gamma_max: Numbers = 1.0,
+) -> Bound:
+    r"""R5, batch 1: the rate of sign descent with momentum, at any η and β.
+
+    avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max [‖∇f(x_0)‖_1/(T(1-β)) + βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]
+
+    Parameters
+    ----------
+    gap, steps, eta : number or array
+        Δ, T and η.
+    L : number or array
+        Of (L), from the max-norm to the 1-norm: ‖H‖_{∞→1}, at least L_∞, for quadratics.
+    sigma : number or array
+        ‖σ‖_1 = Σ_i σ_i, already summed.
+    first_gradient : number or array
+        ‖∇f(x_0)‖_1.
+    beta, gamma_max : number or array
+        β and the upper bound on Γ.
+
+    Returns
+    -------
+    Bound
+        Terms ``initial``, ``smoothness``, ``start``, ``drift`` and ``noise``.
+
+    Notes
+    -----
+    SPEC R5.  Proof, from (E) with m̃ = m.
+
+    4. *Recursion.* e_t = β e_{t-1} + β(∇f(x_{t-1}) - ∇f(x_t)) + (1-β) n_t, and e_0 = -β∇f(x_0) + (1-β) n_0: subtract ∇f(x_t) from
+       m_t = β m_{t-1} + (1-β)(∇f(x_t) + n_t).
+    5. *Solved.* e_t = -β^{t+1}∇f(x_0) + Σ_{s=1..t} β^{t-s+1}(∇f(x_{s-1}) - ∇f(x_s)) + Σ_{s≤t} (1-β)β^{t-s} n_s.
+    6. *Start.* Σ_t β^{t+1} = β(1-β^T)/(1-β) ≤ 1/(1-β).
+    7. *Drift.* By (L) each difference is at most ηLγ_max in the 1-norm, and Σ_{k=1..t} β^k = β(1-β^t)/(1-β) ≤ β/(1-β).
+    8. *Noise.* The n_s are orthogonal in each coordinate (martingale differences), so the variance of the last sum is at most
+       σ_i² (1-β)² Σ_{k≤t} β^{2k} = σ_i² (1-β)/(1+β) (1-β^{2t+2}) ≤ σ_i² (1-β)/(1+β); Jensen: E|·| ≤ the root.
+    9. Average 6-8 over t, put them into (E).  ∎
+
+    `momentum_sharp` keeps the sums of 6-8; `momentum_corrected` has no start term.
+    """
+    gap, steps, eta, L, sigma, first_gradient, beta, gamma_max = inputs(
+        "R5", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, first_gradient=first_gradient, beta=beta, gamma_max=gamma_max
+    )
+    room = 1 - beta
+    return total(
+        "R5: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max[‖∇f(x_0)‖_1/(T(1-β)) + βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", _COMMON,
+        initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, start=2 * gamma_max * first_gradient / (steps * room),
+        drift=2 * beta * eta * L * gamma_max.square() / room, noise=2 * gamma_max * (room / (1 + beta)).sqrt() * sigma,
+    )
+
+
+def momentum_sharp(
+    gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma: Numbers, first_gradient: Numbers, *, beta: Numbers,
+    gamma_max: Numbers = 1.0,
+) -> Bound:
+    r"""R5 with its sums kept: never above `momentum`, and R2's bound with B = 1 at β = 0.
+
+    In the brackets of `momentum`:
+
+    * start ‖∇f(x_0)‖_1 β(1-β^T)/(T(1-β));
+    * drift ηLγ_max β/(1-β) · [1 - (1-β^T)/(T(1-β))];
+    * noise √((1-β)/(1+β)) √(1 - β²(1-β^{2T})/(T(1-β²))) Σσ_i.
+
+    Parameters
+    ----------
+    gap, steps, eta, L, sigma, first_gradient, beta, gamma_max
+        As in `momentum`.
+
+    Returns
+    -------
+    Bound
+        Terms ``initial``, ``smoothness``, ``start``, ``drift`` and ``noise``.
+
+    Notes
+    -----
+    SPEC R5, improved.  Proof: steps 1-8 of `momentum`.  The start is the sum of step 6 itself.  The drift is the average of
+    β(1-β^t)/(1-β) over t < T, Σ_t β^t = (1-β^T)/(1-β).  The noise is the average of √(1-β^{2t+2}), by Jensen at most the root of the
+    average, Σ_t β^{2t+2} = β²(1-β^{2T})/(1-β²).  ∎
+    """
+    gap, steps, eta, L, sigma, first_gradient, beta, gamma_max = inputs(
+        "R5", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, first_gradient=first_gradient, beta=beta, gamma_max=gamma_max
+    )
+    room = 1 - beta
+    remembered = _mean_power(beta, steps)
+    squares = beta.square() * _mean_power(beta.square(), steps)
+    return total(
+        "R5, sums kept: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max avg E‖m-∇f‖_1, start and drift summed exactly", _COMMON,
+        initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, start=2 * gamma_max * first_gradient * beta * remembered,
+        # A difference of nearly equal numbers when T(1-β) is small: rounding must not make it negative.
+        drift=2 * gamma_max.square() * eta * L * beta * ((1 - remembered).clamp_min(0) / room),
+        noise=2 * gamma_max * (room / (1 + beta)).sqrt() * (1 - squares).clamp_min(0).sqrt() * sigma,
+    )
+
+
+def momentum_corrected(
+    gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma: Numbers, *, beta: Numbers, gamma_max: Numbers = 1.0,
+) -> Bound:
+    r"""R5 without ``‖∇f(x_0)‖_1``, for the same method: m and its bias-corrected form m/(1-β^{t+1}) have the same signs.
+
+    avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max [ηLγ_max min{β/(1-β), (T-1)/4} + √((1-β)/(1+β) + a) Σσ_i],
+    a = min{(1 + ln T)/T, 2β/(T(1-β²))}
+
+    Parameters
+    ----------
+    gap, steps, eta, L, sigma, beta, gamma_max
+        As in `momentum`.
+
+    Returns
+    -------
+    Bound
+        Terms ``initial``, ``smoothness``, ``drift`` and ``noise``.
+
+    Notes
+    -----
+    SPEC R5, improved.  Proof, from (E) with m̃_t = m_t/(1-β^{t+1}).
+
+    4. m̃_t = Σ_{k=0..t} a_k ĝ_{t-k}, a_k = (1-β)β^k/(1-β^{t+1}), which are weights of sum 1; so e_t = Σ a_k (∇f(x_{t-k}) - ∇f(x_t)) +
+       Σ a_k n_{t-k}: a start at 0 has no part in it.
+    5. *Drift.* By (L) at most ηLγ_max Σ_k k a_k.  The mean of k under these weights is at most that of the whole geometric law,
+       β/(1-β), and at most t/2, as the weights do not increase (Chebyshev's sum inequality); the average of t/2 is (T-1)/4.
+    6. *Noise.* With n = t+1, Σ a_k² = (1-β)/(1+β) · (1+β^n)/(1-β^n) = (1-β)/(1+β) + r_n, r_n = 2β^n(1-β)/((1+β)(1-β^n)).
+    7. r_n ≤ 1/n: (1-β^n)/(1-β) = Σ_{k<n} β^k ≥ nβ^{(n-1)/2} and 1+β ≥ 2√β, by the inequality of the means, so r_n ≤ β^n/(nβ^{n/2}) ≤
+       1/n.  And r_n ≤ 2β^n/(1+β), as 1-β ≤ 1-β^n.
+    8. Averages over n = 1 … T: of 1/n at most (1 + ln T)/T, of 2β^n/(1+β) at most 2β/(T(1-β²)).  Jensen twice, E|·| ≤ √E(·)² and
+       the average of roots ≤ the root of the average.  ∎
+    """
+    gap, steps, eta, L, sigma, beta, gamma_max = inputs(
+        "R5, bias-corrected", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, beta=beta, gamma_max=gamma_max
+    )
+    room = 1 - beta
+    extra = torch.minimum((1 + steps.log()) / steps, 2 * beta / (steps * room * (1 + beta)))
+    memory = torch.minimum(beta / room, (steps - 1) / 4)
+    return total(
+        "R5, bias-corrected: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max[ηLγ_max min{β/(1-β), (T-1)/4} + √((1-β)/(1+β) + a) Σσ_i]",
+        _COMMON, initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, drift=2 * gamma_max.square() * eta * L * memory,
+        noise=2 * gamma_max * (room / (1 + beta) + extra).sqrt() * sigma,
+    )
+
+
+def schedule(steps: Numbers) -> tuple[Tensor, Tensor]:
+    """Return R5's ``β = 1 - T^{-1/2}`` and ``η = T^{-3/4}``.
+
+    Parameters
+    ----------
+    steps : number or array
+        T, known before the run.
+    """
+    (steps,) = inputs("R5's schedule", steps=steps)
+    return 1 - steps.rsqrt(), steps.pow(-0.75)
+
+
+def momentum_schedule(
+    gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers, first_gradient: Numbers, *, gamma_max: Numbers = 1.0
+) -> Bound:
+    r"""R5 with β = 1 - T^{-1/2}, η = T^{-3/4}: at most ``T^{-1/4} [Δ + Lγ_max²/2 + 2γ_max(‖∇f(x_0)‖_1 + Lγ_max + Σσ_i)]``.
+
+    Parameters
+    ----------
+    gap, steps, L, sigma, first_gradient, gamma_max
+        As in `momentum`.
+
+    Returns
+    -------
+    Bound
+        Of `momentum`, term by term (the value is smaller than the formula above).
+
+    Notes
+    -----
+    SPEC R5.  Proof of the order, with 1-β = T^{-1/2} and T ≥ 1, term by term: Δ/(ηT) = ΔT^{-1/4}; ηL/2 = LT^{-3/4}/2;
+    ‖∇f(x_0)‖_1/(T(1-β)) = ‖∇f(x_0)‖_1 T^{-1/2}; βηL/(1-β) ≤ LT^{-1/4}; √((1-β)/(1+β)) ≤ T^{-1/4} as 1+β ≥ 1.  ∎
+
+    T steps cost T samples: N^{-1/4} in samples, as R2 has with N = T².
+    """
+    beta, eta = schedule(steps)
+    bound = momentum(gap, steps, eta, L, sigma, first_gradient, beta=beta, gamma_max=gamma_max)
+    return Bound(
+        bound.value, bound.terms, bound.statement.replace("R5:", "R5, β = 1-T^{-1/2}, η = T^{-3/4}:"),
+        (*bound.assumptions, "β = 1-T^{-1/2}, η = T^{-3/4}"),
+    )
+
+
+def momentum_order(
+    gap: Numbers, L: Numbers, sigma: Numbers, first_gradient: Numbers, *, gamma_max: Numbers = 1.0
+) -> Tensor:
+    """Return C = Δ + Lγ_max²/2 + 2γ_max(‖∇f(x_0)‖_1 + Lγ_max + Σσ_i), for which `momentum_schedule` is at most C T^{-1/4} for every T.
+
+    Parameters
+    ----------
+    gap, L, sigma, first_gradient, gamma_max
+        As in `momentum`.
+
+    Notes
+    -----
+    SPEC R5; the proof is in `momentum_schedule`.
+    """
+    gap, L, sigma, first_gradient, gamma_max = inputs(
+        "R5's order", gap=gap, L=L, sigma=sigma, first_gradient=first_gradient, gamma_max=gamma_max
+    )
+    return gap + L * gamma_max.square() / 2 + 2 * gamma_max * (first_gradient + L * gamma_max + sigma)
+
+
+def momentum_plateau(
+    L: Numbers, sigma: Numbers, *, beta: Numbers, eta: Numbers | None = None, gamma_max: Numbers = 1.0
+) -> Bound:
+    r"""R5's limit as T → ∞ at fixed β: ``2γ_max √((1-β)/(1+β)) Σσ_i``, plus ``ηLγ_max²(½ + 2β/(1-β))`` if η is fixed too.
+
+    Parameters
+    ----------
+    L, sigma, gamma_max
+        As in `momentum`.
+    beta : number or array
+        β, fixed.
+    eta : number or array, optional
+        η, fixed; by default η → 0 and ηT → ∞.
+
+    Returns
+    -------
+    Bound
+        On the limes superior of avg E‖∇f‖_{1,Γ}; terms ``smoothness``, ``drift`` and ``noise``.
+
+    Notes
+    -----
+    SPEC R5.  Proof: the terms of `momentum` with 1/T vanish.  ∎
+
+    The plateau is not an artefact of the proof at β = 0: noise that turns every second sign makes the run a martingale on a slope, at
+    every T (the ledger's R5-plateau).  At fixed β > 0, noise that is usually small and against the gradient, and rarely large and along it,
+    has the same effect in simulated runs (a test).
+    """
+    still = eta is None
+    L, sigma, beta, gamma_max, eta = inputs(
+        "R5's plateau", L=L, sigma=sigma, beta=beta, gamma_max=gamma_max, eta=1.0 if eta is None else eta
+    )
+    if still:
+        eta = torch.zeros_like(eta)
+    room = 1 - beta
+    return total(
+        "R5, T → ∞: limsup avg E‖∇f‖_{1,Γ} ≤ ηLγ_max²/2 + 2γ_max[βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", _COMMON,
+        smoothness=eta * L * gamma_max.square() / 2, drift=2 * beta * eta * L * gamma_max.square() / room,
+        noise=2 * gamma_max * (room / (1 + beta)).sqrt() * sigma,
+    )
+
+
+def _mean_power(base: Tensor, steps: Tensor) -> Tensor:
+    """Return the average of base^t over t = 0 … T-1, also next to base = 1."""
+    # 1 - b^T = -expm1(T ln b); at b = 0 the logarithm is -∞ and the numerator 1, as it should be.
+    return -torch.expm1(steps * base.log()) / (steps * (1 - base))
