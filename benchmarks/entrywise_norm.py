@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from deva_theory.report.tables import format_table
-from deva_theory.smoothness.entrywise import cauchy_sketch, entrywise_norm
-from deva_theory.smoothness.programs import run as run_program
+from deva_theory.smoothness.estimators.entrywise import cauchy_sketch, entrywise_norm
+from deva_theory.smoothness.estimators.programs import run as run_program
 
 _CORRECTIONS = ("median", "geometric", "likelihood")
 _PRODUCTS = 51

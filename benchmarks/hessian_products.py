@@ -11,8 +11,8 @@ from torch import nn
 from deva_theory.problems import zoo
 from deva_theory.problems.zoo.language import GPT
 from deva_theory.report.tables import format_table
-from deva_theory.smoothness.kernels import twice_differentiable
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.kernels import twice_differentiable
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 
 # width, context, examples: the zoo's small GPT, and wider ones with as many blocks
 SHAPES = {"zoo (32)": (32, 32, 16), "64": (64, 64, 8), "128": (128, 64, 4), "256": (256, 64, 8)}

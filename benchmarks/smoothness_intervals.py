@@ -16,11 +16,11 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from deva_theory.problems import zoo
 from deva_theory.report.tables import format_table
-from deva_theory.smoothness.balls import Ball, Box, SpectralBall
-from deva_theory.smoothness.krylov import euclidean_smoothness
-from deva_theory.smoothness.operator_norm import Effort, operator_norm
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import run as run_program
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.balls import Ball, Box, SpectralBall
+from deva_theory.smoothness.estimators.krylov import euclidean_smoothness
+from deva_theory.smoothness.estimators.operator_norms import Effort, operator_norm
+from deva_theory.smoothness.estimators.programs import run as run_program
 
 TOLERANCE = 1e-3
 _REPEATS = 3

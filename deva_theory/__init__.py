@@ -12,18 +12,25 @@ if TYPE_CHECKING:
     from deva_theory.linalg import polar_factor
     from deva_theory.optim import DeVA, RuleOptimizer
     from deva_theory.rules import deva_linf, deva_spectral
+    from deva_theory.smoothness import ProbeCallback, ProbeResult, SecantRecorder, compare_rules, plan, probe
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DeVA",
     "Decomposition",
+    "ProbeCallback",
+    "ProbeResult",
     "RuleOptimizer",
+    "SecantRecorder",
     "__version__",
+    "compare_rules",
     "decompose",
     "deva_linf",
     "deva_spectral",
+    "plan",
     "polar_factor",
+    "probe",
 ]
 
 _HOME = {
@@ -34,6 +41,7 @@ _HOME = {
     "RuleOptimizer": "deva_theory.optim",
     "deva_linf": "deva_theory.rules",
     "deva_spectral": "deva_theory.rules",
+    **dict.fromkeys(("ProbeCallback", "ProbeResult", "SecantRecorder", "compare_rules", "plan", "probe"), "deva_theory.smoothness"),
 }
 
 

@@ -19,9 +19,9 @@ from deva_theory.cli.probe_options import FIGURES, RULES
 from deva_theory.report.style import figure_style
 from deva_theory.runtime import Progress
 from deva_theory.smoothness.compare_results import compare
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.plan import plan
-from deva_theory.smoothness.probe import probe
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.planning import plan
+from deva_theory.smoothness.probing import probe
 from deva_theory.smoothness.result import ProbeResult, draw_intervals
 
 __all__ = ["run"]
@@ -71,8 +71,8 @@ def _probe(options: argparse.Namespace, device: torch.device, rank: int) -> Exit
         "norm": tuple(RULES[options.rule] if norm == "gamma" else norm for norm in options.norm),
         "blocks": options.blocks, "select": options.select, "curvature": options.curvature.replace("-", "_"), "gamma": gamma,
         "tolerance": _tolerance(options), "failure": options.failure, "stop": options.stop, "max_products": options.max_products,
-        "max_batches": options.max_batches, "sampling": options.sampling, "check": not options.no_check, "device": device,
-        "dtype": DTYPES.get(options.dtype), "resume": options.resume, "seed": options.seed,
+        "effort": options.effort, "max_batches": options.max_batches, "sampling": options.sampling, "check": not options.no_check,
+        "device": device, "dtype": DTYPES.get(options.dtype), "resume": options.resume, "seed": options.seed,
     }
     if options.dry_run:
         settings["resume"] = None

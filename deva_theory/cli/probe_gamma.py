@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from deva_theory.cli.probe_models import Subject
 from deva_theory.rules import Diagnostics, Rule, deva_linf, deva_spectral
-from deva_theory.smoothness.blocks import trainable
-from deva_theory.smoothness.kernels import evaluation
-from deva_theory.smoothness.objective import Objective, ProbeError, as_batches, moved
+from deva_theory.smoothness.curvature.blocks import trainable
+from deva_theory.smoothness.curvature.kernels import evaluation
+from deva_theory.smoothness.curvature.objective import Objective, ProbeError, as_batches, moved
 
 __all__ = ["prepare", "tensors_of_gamma"]
 

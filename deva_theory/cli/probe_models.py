@@ -31,7 +31,7 @@ class Subject:
         On the device and in the dtype that were asked for.
     loss : callable, criterion or None
     batches
-        What `deva_theory.smoothness.probe.probe` takes.
+        What `deva_theory.smoothness.probing.probe` takes.
     remarks : list of str
         What a reader of the results must know.
     problem : ZooProblem or None

@@ -58,6 +58,9 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
         "--stop", choices=("certificate", "value"), default="certificate", help="when l2 stops: at a certified width, or a settled value"
     )
     how.add_argument("--max-products", type=positive, default=300, metavar="N", help="Lanczos steps, columns of l11 (default: %(default)s)")
+    how.add_argument(
+        "--effort", choices=("low", "normal", "high"), default="normal", help="budget of linf and spectral (default: %(default)s)"
+    )
     how.add_argument("--sampling", action="store_true", help="also how far the lower ends vary from batch to batch")
     how.add_argument("--seed", type=_count, default=0, metavar="N", help="of weights, data and probe vectors (default: 0)")
     how.add_argument("--no-check", action="store_true", help="skip the checks that products are symmetric, linear and repeatable")

@@ -133,10 +133,15 @@ def inputs(statement: str, **values: Numbers) -> list[Tensor]:
 def _checked(statement: str, assumption: _Assumption, x: Numbers) -> Tensor:
     if isinstance(x, bool) or not isinstance(x, int | float | np.number | np.ndarray | Tensor):
         raise AssumptionError(f"{statement}: {assumption.symbol} is {x!r}; give a number, an array or a tensor")
-    # A copy: torch warns about read-only arrays, and a bound must not change when its input does later.
-    tensor = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-    if tensor.dtype.is_complex or tensor.dtype == torch.bool:
-        raise AssumptionError(f"{statement}: {assumption.symbol} has dtype {tensor.dtype}; give real numbers")
+    if isinstance(x, Tensor):
+        real, tensor = not x.dtype.is_complex and x.dtype != torch.bool, x.detach()
+    else:
+        # A copy: torch warns about read-only arrays, and a bound must not change when its input does later.
+        array = np.array(x)
+        real = array.dtype.kind in "iuf"
+        tensor = torch.from_numpy(array.astype(np.float64)) if real else torch.empty(0)
+    if not real:
+        raise AssumptionError(f"{statement}: {assumption.symbol} is not made of real numbers of a fixed size (float64, int64, …)")
     tensor = tensor.double()
     good = tensor.isfinite() & assumption.holds(tensor)
     if not bool(good.all()):

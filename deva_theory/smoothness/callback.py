@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deva_theory.smoothness.estimate import NORMS
-from deva_theory.smoothness.objective import Loss, ProbeError, as_batches
-from deva_theory.smoothness.probe import probe
+from deva_theory.smoothness.curvature.objective import Loss, ProbeError, as_batches
+from deva_theory.smoothness.estimators.estimate import NORMS
+from deva_theory.smoothness.probing import probe
 from deva_theory.smoothness.result import NORM_LABELS, ProbeResult
 
 _IN_LEGEND = 12
@@ -28,7 +28,7 @@ class ProbeCallback:
     Parameters
     ----------
     loss, batches
-        As for :func:`~deva_theory.smoothness.probe.probe`; the batches are read once and serve every probe.
+        As for :func:`~deva_theory.smoothness.probing.probe`; the batches are read once and serve every probe.
     every : int, optional
         Probe at the steps that it divides.
     at : iterable of int, optional
@@ -36,7 +36,7 @@ class ProbeCallback:
     folder : path, optional
         Each result is written to ``step-<number>.json`` there as soon as it is there.
     **options
-        Of :func:`~deva_theory.smoothness.probe.probe`, except ``resume``: a journal belongs to one set of parameters.
+        Of :func:`~deva_theory.smoothness.probing.probe`, except ``resume``: a journal belongs to one set of parameters.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deva_theory.smoothness.estimate import Bounds
+from deva_theory.smoothness.estimators.estimate import Bounds
 from deva_theory.smoothness.result import NORM_LABELS, ProbeResult, write_whole
 
 ROUGHER, SMOOTHER, OPEN = "b rougher", "b smoother", "not separated"
@@ -134,7 +134,7 @@ def compare(a: ProbeResult, b: ProbeResult) -> ComparedResults:
     Examples
     --------
     >>> import torch
-    >>> from deva_theory.smoothness.probe import probe
+    >>> from deva_theory.smoothness.probing import probe
     >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> model, batch = torch.nn.Linear(2, 1, bias=False).double(), (x, torch.zeros(2, 1, dtype=torch.float64))
     >>> a = probe(model, torch.nn.MSELoss(), batch)

@@ -12,9 +12,9 @@ from typing import Any
 import torch.distributed
 from torch import Tensor
 
-from deva_theory.smoothness.estimate import Estimate
-from deva_theory.smoothness.objective import ProbeError, tensors_of
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.objective import ProbeError, tensors_of
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.estimate import Estimate
 from deva_theory.smoothness.sampling import SamplingInterval
 
 _FORMAT = "deva_theory probe journal 1"

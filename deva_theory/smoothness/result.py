@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deva_theory.smoothness.estimate import Estimate
-from deva_theory.smoothness.objective import ProbeError
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.estimators.estimate import Estimate
 from deva_theory.smoothness.sampling import SamplingInterval
 
 FORMAT = "deva_theory probe 1"
@@ -43,7 +43,7 @@ class BlockResult:
     gradient : dict
         Dual norms of the block's gradient: ``l2``, ``linf`` (its ℓ1 norm) and ``spectral`` (nuclear).
     estimates : dict
-        Norm to :class:`~deva_theory.smoothness.estimate.Estimate`.
+        Norm to :class:`~deva_theory.smoothness.estimators.estimate.Estimate`.
     sampling : dict
         Norm to :class:`~deva_theory.smoothness.sampling.SamplingInterval`, where it was asked for.
     """
@@ -136,14 +136,17 @@ class ProbeResult:
         widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
         lines = ["  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
                  for line in [header, *rows]]
-        chance = max((e.bilinear.failure for b in self.blocks for e in b.estimates.values() if not e.bilinear.approximate), default=0.0)
+        every = [e for b in self.blocks for e in b.estimates.values()]
+        chance = max((e.bilinear.failure for e in every if not e.bilinear.approximate), default=0.0)
         lines.append("")
         lines.append(
             f"loss {self.loss:.6g}; {self.cost['products']:.0f} products in {self.cost['seconds']:.1f} s; "
-            f"each interval is wrong with probability at most {chance:g}"
-            + ("; l11: confidence intervals" if "l11" in self.norms else "")
+            + "; ".join(
+                [f"each interval is wrong with probability at most {chance:g}"] * any(not e.bilinear.approximate for e in every)
+                + ["confidence intervals for Σ|H_ij|"] * any(e.bilinear.approximate for e in every)
+            )
         )
-        if any(not e.met for b in self.blocks for e in b.estimates.values()):
+        if any(not e.met for e in every):
             lines.append("!  the requested tolerance was not met; the interval holds all the same")
         return "\n".join(lines)
 
@@ -272,7 +275,8 @@ def draw_intervals(ax: Any, results: Mapping[str, ProbeResult]) -> None:
     ax.set_xticklabels([name if k % every == 0 else "" for k, name in enumerate(names)], rotation=90)
     ax.set_xlabel("block, in the order of the model")
     ax.set_ylabel("smoothness (certified interval)")
-    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
 
 
 def write_whole(path: Path, text: str) -> None:

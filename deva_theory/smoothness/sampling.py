@@ -18,9 +18,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.estimate import Bounds
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.blocks import Block
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.estimate import Bounds
 
 
 @dataclass(frozen=True)

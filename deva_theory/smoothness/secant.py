@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from deva_theory.geometry import L2
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.objective import Batch, Loss, ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.ratio import finite_or_none
+from deva_theory.smoothness.curvature.blocks import Block
+from deva_theory.smoothness.curvature.objective import Batch, Loss, ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.ratios.ratio import finite_or_none
 from deva_theory.smoothness.secant_fit import LineFit, fit_line
 
 NORMS = ("l2", "linf", "spectral")
@@ -188,7 +188,8 @@ class SecantRecorder:
     Parameters
     ----------
     model, loss, batches, blocks, select, weights
-        See :class:`~deva_theory.smoothness.products.CurvatureOperator`.  The batches are read once: all observations see the same data, in
+        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`.
+        The batches are read once: all observations see the same data, in
         evaluation mode, with the same random numbers.
     norms : sequence of str
         Of "l2", "linf", "spectral".

@@ -659,53 +659,53 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Smoothness.
     Mutant(
-        "signed sum with absolute values", "smoothness/weighted.py",
+        "signed sum with absolute values", "smoothness/estimators/weighted.py",
         "return (H * gamma).sum(dim=(-2, -1))", "return (H * gamma).abs().sum(dim=(-2, -1))", ("S3-code",),
     ),
     Mutant(
-        "absolute sum without them", "smoothness/weighted.py",
+        "absolute sum without them", "smoothness/estimators/weighted.py",
         "return (H.abs() * gamma).sum(dim=(-2, -1))", "return (H * gamma).sum(dim=(-2, -1)).abs()", ("S3-code",),
     ),
     Mutant(
-        "box with γ²", "smoothness/weighted.py",
+        "box with γ²", "smoothness/estimators/weighted.py",
         "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * gamma[..., j].square().unsqueeze(-2)", ("S7-smaller",),
     ),
-    Mutant("box with half the sign vectors", "smoothness/weighted.py", "2 ** max(m - 1, 0)", "2 ** max(m - 2, 0)", ("S5-code",)),
+    Mutant("box with half the sign vectors", "smoothness/estimators/weighted.py", "2 ** max(m - 1, 0)", "2 ** max(m - 2, 0)", ("S5-code",)),
     Mutant(
-        "box without γ", "smoothness/weighted.py",
+        "box without γ", "smoothness/estimators/weighted.py",
         "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * torch.ones_like(gamma[..., j]).unsqueeze(-2)",
         ("S2-above-one",),
     ),
     Mutant(
-        "indefinite H accepted", "smoothness/weighted.py",
+        "indefinite H accepted", "smoothness/estimators/weighted.py",
         "(eigenvalues[..., 0] < -tolerance).any()", "(eigenvalues[..., 0] < -torch.inf).any()", ("S5-code",),
     ),
     Mutant(
-        "spectral smoothness with negative parts", "smoothness/weighted.py",
+        "spectral smoothness with negative parts", "smoothness/estimators/weighted.py",
         "n) :].clamp_min(0).sum(-1)", "n) :].sum(-1)", ("S5-code",),
     ),
     Mutant(
-        "spectral smoothness of all eigenvalues", "smoothness/weighted.py",
+        "spectral smoothness of all eigenvalues", "smoothness/estimators/weighted.py",
         "eigenvalues[..., -min(H.shape[-1], n) :]", "eigenvalues[..., -H.shape[-1] :]", ("S5-code",),
     ),
     Mutant(
-        "weighted spectral form: rotated the wrong way", "smoothness/weighted.py",
+        "weighted spectral form: rotated the wrong way", "smoothness/estimators/weighted.py",
         "(Q_L.mT @ H @ Q_L)", "(Q_L @ H @ Q_L.mT)", ("S2-code",),
     ),
     Mutant(
-        "weighted spectral form: γ once", "smoothness/weighted.py",
+        "weighted spectral form: γ once", "smoothness/estimators/weighted.py",
         "unsqueeze(-3) * gamma.mT.unsqueeze(-2)  #", "unsqueeze(-3)  #", ("S2-spectral",),
     ),
     Mutant(
-        "weighted spectral bound: largest b for their sum", "smoothness/weighted.py",
+        "weighted spectral bound: largest b for their sum", "smoothness/estimators/weighted.py",
         "sum(-1) + b.sum(-1))", "sum(-1) + b.amax(-1))", ("S2-code",),
     ),
     Mutant(
-        "weighted spectral bound: A not semidefinite", "smoothness/weighted.py",
+        "weighted spectral bound: A not semidefinite", "smoothness/estimators/weighted.py",
         "A = A - floor.unsqueeze(-1) * torch", "A = A - 0 * floor.unsqueeze(-1) * torch", ("S2-code",),
     ),
     Mutant(
-        "weighted spectral bound: half the trace of A", "smoothness/weighted.py",
+        "weighted spectral bound: half the trace of A", "smoothness/estimators/weighted.py",
         "torch.diagonal(A, dim1=-2, dim2=-1).sum(-1) + b", "0.5 * torch.diagonal(A, dim1=-2, dim2=-1).sum(-1) + b", ("S2-one-sided",),
     ),
 )

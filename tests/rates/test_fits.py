@@ -68,6 +68,27 @@ def test_the_interval_without_its_widening_does_not():
     assert covered / 300 < 0.9
 
 
+def test_the_widening_is_that_of_student():
+    # Where the resampled means have a normal law of the size that the bootstrap gives them, s√((n-1)/n)/√n, the interval is Student's.
+    n, x = 5, np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    law = stats.norm(x.mean(), x.std() / np.sqrt(n)).ppf((np.arange(200_000) + 0.5) / 200_000)
+    expected = stats.t.interval(0.9, n - 1, x.mean(), x.std(ddof=1) / np.sqrt(n))
+    np.testing.assert_allclose(fits._percentiles(x.mean(), law, n, 0.9), expected, rtol=1e-4)
+
+
+def test_the_test_of_the_bend_is_that_of_libraries():
+    u = np.log(T)
+    values = power_law(-0.5, noise=0.1, seeds=6) * np.exp(0.01 * u**2)
+    window = fits.choose_window(T, values, level=1e-12)
+    bends = np.polyfit(u, np.log(values).T, 2)[0] * 2 * (u[-1] - u[0])
+    assert window.start == 0 and window.bend == pytest.approx(bends.mean())
+    assert window.p_value == pytest.approx(stats.ttest_1samp(bends, 0.0).pvalue)
+    alone = fits.choose_window(T, values[0], level=1e-12)
+    coefficients, covariance = np.polyfit(u, np.log(values[0]), 2, cov=True)
+    assert alone.bend == pytest.approx(bends[0])
+    assert alone.p_value == pytest.approx(2 * stats.t.sf(abs(coefficients[0]) / np.sqrt(covariance[0, 0]), len(T) - 3))
+
+
 def two_regimes(noise: float, seeds: int = 10) -> np.ndarray:
     """T^{-1} before the knee at 300, T^{-1/2} after."""
     curve = np.where(T < 300, 300**0.5 / T, T**-0.5)

@@ -151,6 +151,25 @@ def test_signsgd_and_muon_are_special_cases(gap, T, curvature, sigma):
         assert known.muon(gap, T, curvature, sigma, 3, batch=5).value.item() == pytest.approx(spectral, rel=1e-9)
 
 
+def test_values():
+    # Written out once more; in one dimension, near the largest step size, noise and curvature count fully.
+    gap, T, eta, curvature, sigma, B = 1.3, 7, 0.21, 2.9, 0.6, 3
+    right = (gap / (eta * T) + eta * curvature * sigma**2 / (2 * B)) / (1 - eta * curvature / 2)
+    assert known.sgd(gap, T, eta, curvature, sigma, batch=B).value.item() == pytest.approx(math.sqrt(right), rel=1e-12)
+    right = gap / (eta * T) + eta * curvature / 2 + 2 * sigma / math.sqrt(B)
+    assert known.normalised_sgd(gap, T, eta, curvature, sigma, batch=B).value.item() == pytest.approx(right, rel=1e-12)
+    right = (2 * gap / eta + eta * curvature * (2 * math.log(2 * eta * curvature / 0.4) - 1)) / math.sqrt(T)
+    assert known.adagrad(gap, T, eta, curvature, 0.4).value.item() == pytest.approx(right, rel=1e-12)
+
+
+def test_sgd_is_attained_by_its_stationary_law():
+    # ½Lx² with noise: E x² = ησ²/(L(2 - ηL)) repeats itself, and the bound is exact where Δ/(ηT) → 0.  Half of the noise is violated.
+    eta, curvature, sigma = 0.3, 2.0, 1.5
+    square = curvature**2 * eta * sigma**2 / (curvature * (2 - eta * curvature))
+    bound = known.sgd(0.0, 1, eta, curvature, sigma).value.item() ** 2
+    assert square == pytest.approx(bound, rel=1e-12) and square > bound / 2
+
+
 def test_gradient_descent_at_the_optimum():
     bound = known.sgd(0.0, 10, 0.1, 1.0)
     assert bound.value == 0 and all(term == 0 for term in bound.terms.values())

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from deva_theory.smoothness import balls
-from deva_theory.smoothness.balls import Box, ProductBall, SpectralBall
+from deva_theory.smoothness.estimators import balls
+from deva_theory.smoothness.estimators.balls import Box, ProductBall, SpectralBall
 
 BALLS = {
     "box": Box(7),

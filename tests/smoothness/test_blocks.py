@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from deva_theory.problems.zoo import load
-from deva_theory.smoothness.blocks import Block, Piece, make_blocks, trainable
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.blocks import Block, Piece, make_blocks, trainable
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 from tests.oracles import dense
 
 ALL = slice(None)

@@ -7,8 +7,8 @@ from torch import nn
 
 from deva_theory.problems import zoo
 from deva_theory.smoothness.callback import ProbeCallback
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.probe import probe
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.probing import probe
 from deva_theory.smoothness.result import ProbeResult
 
 matplotlib.use("Agg")

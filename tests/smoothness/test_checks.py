@@ -10,9 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from deva_theory.problems.zoo import ALL_NAMES, load
-from deva_theory.smoothness.checks import check_operator
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.checks import check_operator
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 
 CE = nn.CrossEntropyLoss()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deva_theory.smoothness.compare_results import OPEN, ROUGHER, SMOOTHER, compare
-from deva_theory.smoothness.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
 from deva_theory.smoothness.result import BlockResult, ProbeResult
 
 

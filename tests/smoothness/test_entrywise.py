@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from deva_theory.smoothness.entrywise import CauchySketch, cauchy_sketch, entrywise_norm, median_correction, weighted_entrywise
-from deva_theory.smoothness.programs import run
+from deva_theory.smoothness.estimators.entrywise import CauchySketch, cauchy_sketch, entrywise_norm, median_correction, weighted_entrywise
+from deva_theory.smoothness.estimators.programs import run
 
 CORRECTIONS = ("median", "geometric", "likelihood")
 

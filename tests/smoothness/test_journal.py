@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deva_theory.runtime import Progress, Task
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.probe import probe
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.probing import probe
 from tests.smoothness.test_probe import problem, toy
 
 

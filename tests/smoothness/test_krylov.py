@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from deva_theory.smoothness import krylov
-from deva_theory.smoothness.krylov import dense_spectrum, euclidean_smoothness, extreme_eigenvalues
-from deva_theory.smoothness.programs import run
+from deva_theory.smoothness.estimators import krylov
+from deva_theory.smoothness.estimators.krylov import dense_spectrum, euclidean_smoothness, extreme_eigenvalues
+from deva_theory.smoothness.estimators.programs import run
 
 FAMILIES = ("semicircle", "psd", "graded", "outlier", "two ends", "repeated", "rank one", "low rank", "minus identity", "negative")
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from deva_theory.smoothness.objective import Objective, ProbeError, as_batches, batch_size, batch_weights, moved, tensors_of
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.objective import Objective, ProbeError, as_batches, batch_size, batch_weights, moved, tensors_of
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 from tests.oracles import dense
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from deva_theory.problems.zoo import ALL_NAMES
-from deva_theory.smoothness.blocks import Block, Piece
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.blocks import Block, Piece
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 from tests.oracles import dense
 
 ROOT = Path(__file__).parents[2]
@@ -455,7 +455,7 @@ def test_buffers_that_a_model_replaces_are_put_back():
 WORKER = """
 import sys
 import torch
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 from tests.oracles import dense
 
 rank, folder = int(sys.argv[1]), sys.argv[2]

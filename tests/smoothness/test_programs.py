@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from deva_theory.smoothness.balls import Box, SpectralBall
-from deva_theory.smoothness.krylov import euclidean_smoothness, extreme_eigenvalues
-from deva_theory.smoothness.operator_norm import Effort, operator_norm
-from deva_theory.smoothness.programs import NotFinite, congruence, run, run_together
+from deva_theory.smoothness.estimators.balls import Box, SpectralBall
+from deva_theory.smoothness.estimators.krylov import euclidean_smoothness, extreme_eigenvalues
+from deva_theory.smoothness.estimators.operator_norms import Effort, operator_norm
+from deva_theory.smoothness.estimators.programs import NotFinite, congruence, run, run_together
 
 
 def symmetric(d, seed):

@@ -13,12 +13,14 @@ from deva_theory.linalg import polar_factor
 from deva_theory.problems.zoo import load
 from deva_theory.rules import Diagnostics, adam, deva_linf, deva_spectral, gradient_descent, muon, sign_sgd, soap
 from deva_theory.smoothness import weighted_box_smoothness, weighted_spectral_smoothness
-from deva_theory.smoothness.blocks import Block, Piece
-from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import run
-from deva_theory.smoothness.ratio import (
+from deva_theory.smoothness.curvature.blocks import Block, Piece
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.programs import run
+from deva_theory.smoothness.ratios.comparison import compare_rules
+from deva_theory.smoothness.ratios.directions import default_rules, gradients_of
+from deva_theory.smoothness.ratios.ratio import (
     RealisedStep,
     adapted_program,
     adapted_smoothness,
@@ -27,8 +29,6 @@ from deva_theory.smoothness.ratio import (
     smoothness_limits,
     worst_case_ratio,
 )
-from deva_theory.smoothness.rule_comparison import compare_rules
-from deva_theory.smoothness.rule_directions import default_rules, gradients_of
 
 
 def normal(*shape, seed=0):

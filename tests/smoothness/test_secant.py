@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deva_theory.problems.zoo import load
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.operator_norm import operator_norm
-from deva_theory.smoothness.programs import run
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.estimators.operator_norms import operator_norm
+from deva_theory.smoothness.estimators.programs import run
 from deva_theory.smoothness.secant import SecantRecorder
 from deva_theory.smoothness.secant_fit import fit_line
 

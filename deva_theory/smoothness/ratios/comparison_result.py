@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deva_theory.smoothness.ratio import GammaSums, RealisedStep, WorstCaseRatio, finite_or_none
+from deva_theory.smoothness.ratios.ratio import GammaSums, RealisedStep, WorstCaseRatio, finite_or_none
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from deva_theory.rules import Diagnostics
-from deva_theory.smoothness.blocks import Block, Piece
-from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.programs import Program, congruence
+from deva_theory.smoothness.curvature.blocks import Block, Piece
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.programs import Program, congruence
 
 Weights = Tensor | Diagnostics
 """Γ of one parameter, entrywise on the coordinates, or with its bases."""

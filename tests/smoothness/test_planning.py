@@ -1,6 +1,7 @@
 """A plan bounds the products of the probe for sure, and gets its time and memory about right."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deva_theory.problems import zoo
-from deva_theory.smoothness.blocks import Block, Piece
-from deva_theory.smoothness.objective import ProbeError
-from deva_theory.smoothness.plan import _time, plan, products, rows_per_pass
-from deva_theory.smoothness.probe import probe
+from deva_theory.smoothness.curvature.blocks import Block, Piece
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.planning import _time, plan
+from deva_theory.smoothness.probing import probe
+from deva_theory.smoothness.request import Request
 
 NORMS = ("l2", "linf", "spectral", "l11")
 
@@ -45,12 +47,16 @@ def test_the_bound_holds_when_memory_limits_the_programs(memory):
     assert planned.memory == memory
 
 
-@given(st.integers(1, 10**7), st.integers(1, 500), st.integers(10**6, 10**12), st.sampled_from([*NORMS, "gamma-linf", "gamma-l2"]))
-def test_counts_are_ordered_and_fit_the_block(size, max_products, memory, norm):
+@given(st.integers(1, 10**7), st.integers(1, 500), st.integers(10**6, 10**12), st.sampled_from([*NORMS, "gamma-linf", "gamma-l2"]), st.sampled_from(["low", "normal", "high"]))
+def test_counts_are_ordered_and_fit_the_block(size, max_products, memory, norm, effort):
     block = Block("b", (Piece("b", (size,)),))
-    typical, most = products(norm, block, memory=memory, max_products=max_products)
+    request = Request.checked(
+        SimpleNamespace(memory=memory), norm=norm, tolerance=None, failure=1e-3, stop="certificate", max_products=max_products,
+        effort=effort, seed=0, gamma={},
+    )
+    typical, most = request.products(norm, block)
     assert 1 <= typical <= most
-    assert 1 <= rows_per_pass(norm, block, memory=memory)
+    assert 1 <= request.rows_per_pass(norm, block)
     if norm.endswith(("l2", "l11")):
         assert most <= min(size, max(7, max_products))
 

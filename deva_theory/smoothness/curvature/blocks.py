@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deva_theory.smoothness.balls import Ball, Box, ProductBall, SpectralBall
-from deva_theory.smoothness.objective import ProbeError
+from deva_theory.smoothness.curvature.objective import ProbeError
+from deva_theory.smoothness.estimators.balls import Ball, Box, ProductBall, SpectralBall
 
 KINDS = ("tensor", "layer", "head", "model")
 

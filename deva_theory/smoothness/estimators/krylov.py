@@ -29,8 +29,8 @@ from scipy import stats
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.programs import Program
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.programs import Program
 
 _CHUNK = 16
 STOPS = ("certificate", "value")
@@ -199,6 +199,12 @@ def scaled(value: float, exponent: int) -> float:
     """Return ``value · 2^exponent``, infinite where it overflows."""
     with np.errstate(over="ignore"):
         return float(np.ldexp(value, exponent))
+
+
+def euclidean_products(size: int, max_products: int) -> tuple[int, int]:
+    """Return (typical, at most) numbers of products; typical of trained networks at the default tolerance."""
+    most = min(max_products, size)
+    return min(most, round(8 + 2.5 * math.log(size))), most
 
 
 def dense_spectrum(H: Tensor) -> Spectrum:

@@ -13,9 +13,9 @@ from deva_theory.geometry import Geometry, LInf, Spectral
 from deva_theory.optim import DeVA
 from deva_theory.rules import Diagnostics, Identity, Polar, Rule, adam, deva_linf, deva_spectral, gradient_descent, muon, sign_sgd, soap
 from deva_theory.rules.deva import VARIANTS
-from deva_theory.smoothness.objective import Batch, ProbeError
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.weighting import Weights
+from deva_theory.smoothness.curvature.objective import Batch, ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.weighting import Weights
 
 Pair = tuple[Rule, Rule]
 Gradients = Mapping[str, Tensor]

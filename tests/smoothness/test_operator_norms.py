@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from deva_theory.smoothness import box_smoothness, operator_norm, spectral_smoothness, weighted_box_smoothness, weighted_spectral_smoothness
-from deva_theory.smoothness.balls import Box, ProductBall, SpectralBall
-from deva_theory.smoothness.krylov import Spectrum
-from deva_theory.smoothness.operator_norm import Effort
-from deva_theory.smoothness.programs import congruence, run
+from deva_theory.smoothness import box_smoothness, spectral_smoothness, weighted_box_smoothness, weighted_spectral_smoothness
+from deva_theory.smoothness.estimators import operator_norms
+from deva_theory.smoothness.estimators.balls import Box, ProductBall, SpectralBall
+from deva_theory.smoothness.estimators.krylov import Spectrum
+from deva_theory.smoothness.estimators.operator_norms import Effort
+from deva_theory.smoothness.estimators.programs import congruence, run
 
 MATRIX_FREE = Effort(dense=0, lifts=10, ascents=8)
 FAMILIES = ("indefinite", "psd", "negative", "rank one", "low rank", "diagonal", "graded", "repeated")
@@ -34,7 +35,7 @@ def matrix(family, d, rng):
 
 
 def estimate(ball, H, *, effort=MATRIX_FREE, norm="linf", **options):
-    return run(operator_norm.operator_norm(ball, norm=norm, effort=effort, **options), lambda V: V @ H)
+    return run(operator_norms.operator_norm(ball, norm=norm, effort=effort, **options), lambda V: V @ H)
 
 
 # ---- oracles -----------------------------------------------------------------------------------------------------
@@ -191,13 +192,13 @@ def test_intervals_are_informative(thousand, name, median, largest):
 
 def rates(monkeypatch, factor):
     """Share of misses with weak witnesses (the upper end is never reported below a witness), the certificate scaled."""
-    whitened = operator_norm.extreme_eigenvalues
+    whitened = operator_norms.extreme_eigenvalues
 
     def changed(*arguments, **options):
         s = yield from whitened(*arguments, **options)
         return Spectrum(s.lowest, s.highest, factor * s.floor, factor * s.ceiling, s.vectors, s.products, s.failure, s.met)
 
-    monkeypatch.setattr(operator_norm, "extreme_eigenvalues", changed)
+    monkeypatch.setattr(operator_norms, "extreme_eigenvalues", changed)
     weak = Effort(dense=0, columns=2, lifts=2, restarts=1, ascents=1)
     rng = np.random.default_rng(4)
     wrong = 0
@@ -227,7 +228,7 @@ def test_seeds_and_budgets():
         count += len(V)
         return V @ H
 
-    e = run(operator_norm.operator_norm(Box(20), norm="linf", effort=MATRIX_FREE, seed=3), counting)
+    e = run(operator_norms.operator_norm(Box(20), norm="linf", effort=MATRIX_FREE, seed=3), counting)
     assert e.products == count
     short = estimate(Box(20), H, effort=Effort(dense=0, columns=1, lifts=1, restarts=1, ascents=1, certificate_products=1))
     assert short.bilinear.lower <= box_bilinear_by_ascent(H) <= short.bilinear.upper and not short.met
@@ -344,7 +345,7 @@ def test_weighted_box_against_enumeration():
         weighted = gamma.unsqueeze(-1) * H * gamma
         scale = float(weighted.abs().sum())
         for effort in (MATRIX_FREE, Effort()):
-            program = operator_norm.operator_norm(Box(d), norm="linf", effort=effort, seed=index)
+            program = operator_norms.operator_norm(Box(d), norm="linf", effort=effort, seed=index)
             e = run(congruence(program, lambda V, g=gamma: V * g, lambda W, g=gamma: W * g), lambda V, H=H: V @ H)
             assert not misses(e.bilinear, box_bilinear(weighted), scale=scale)
             assert not misses(e.quadratic, box_quadratic(weighted), scale=scale)
@@ -352,7 +353,7 @@ def test_weighted_box_against_enumeration():
 
 @pytest.mark.parametrize("m, n", [(2, 3), (3, 2), (3, 3)])
 def test_agrees_with_the_closed_forms_of_trace_quadratics(m, n):
-    """½tr(XᵀHX), H ≽ 0: :mod:`deva_theory.smoothness.weighted` is exact where the estimator is not told the structure."""
+    """½tr(XᵀHX), H ≽ 0: :mod:`deva_theory.smoothness.estimators.weighted` is exact where the estimator is not told the structure."""
     rng = np.random.default_rng(9)
     for index in range(6):
         H = matrix("psd", m, rng)
@@ -365,7 +366,7 @@ def test_agrees_with_the_closed_forms_of_trace_quadratics(m, n):
         spectral = estimate(SpectralBall(m, n), full, norm="spectral", seed=index)
         assert not misses(spectral.quadratic, float(spectral_smoothness(H, n)), scale=scale)
         g = gamma.reshape(-1)
-        program = operator_norm.operator_norm(Box(m * n), norm="linf", effort=MATRIX_FREE)
+        program = operator_norms.operator_norm(Box(m * n), norm="linf", effort=MATRIX_FREE)
         e = run(congruence(program, lambda V, g=g: V * g, lambda W, g=g: W * g), lambda V, full=full: V @ full)
         assert not misses(e.quadratic, float(weighted_box_smoothness(H, gamma)), scale=scale)
 
@@ -375,7 +376,7 @@ def test_agrees_with_the_closed_forms_of_trace_quadratics(m, n):
         def adjoint(W, gamma=gamma, Q_L=Q_L, Q_R=Q_R):
             return (gamma * (Q_L.mT @ W.reshape(-1, m, n) @ Q_R)).reshape(W.shape)
 
-        program = operator_norm.operator_norm(SpectralBall(m, n), norm="spectral", effort=MATRIX_FREE)
+        program = operator_norms.operator_norm(SpectralBall(m, n), norm="spectral", effort=MATRIX_FREE)
         e = run(congruence(program, transform, adjoint), lambda V, full=full: V @ full)
         interval = weighted_spectral_smoothness(H, gamma, Q_L)
         assert e.quadratic.lower <= float(interval.upper) * (1 + 1e-12) and float(interval.lower) <= e.quadratic.upper * (1 + 1e-12)
@@ -419,7 +420,7 @@ def test_a_large_piece_without_curvature_changes_nothing():
     def apply(V):
         return torch.cat((V[:, :6] @ H, torch.zeros_like(V[:, 6:])), dim=1)
 
-    e = run(operator_norm.operator_norm(ball, norm="linf"), apply)
+    e = run(operator_norms.operator_norm(ball, norm="linf"), apply)
     assert not misses(e.bilinear, box_bilinear(H), scale=1.0) and e.bilinear.ratio < 1.3
 
 
@@ -463,7 +464,7 @@ def test_single_precision(scale):
         H = (matrix(FAMILIES[index % len(FAMILIES)], 6, rng) * scale).float()
         exact = H.double() / scale
         for effort in (MATRIX_FREE, Effort()):
-            program = operator_norm.operator_norm(Box(6), norm="linf", effort=effort, noise=1e-6, dtype=torch.float32, seed=index)
+            program = operator_norms.operator_norm(Box(6), norm="linf", effort=effort, noise=1e-6, dtype=torch.float32, seed=index)
             e = run(program, lambda V, H=H: V @ H)
             truth, slack = box_bilinear(exact), 1e-5 * float(exact.abs().sum())
             assert e.bilinear.lower / scale <= truth + slack and truth <= e.bilinear.upper / scale + slack

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from deva_theory.rules import Diagnostics
-from deva_theory.smoothness.balls import Ball
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.estimate import Estimate
-from deva_theory.smoothness.krylov import euclidean_smoothness
-from deva_theory.smoothness.operator_norm import operator_norm
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import Program, run
-from deva_theory.smoothness.weighting import Adaptation, Weights, weighted_program
+from deva_theory.smoothness.curvature.blocks import Block
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.balls import Ball
+from deva_theory.smoothness.estimators.estimate import Estimate
+from deva_theory.smoothness.estimators.krylov import euclidean_smoothness
+from deva_theory.smoothness.estimators.operator_norms import operator_norm
+from deva_theory.smoothness.estimators.programs import Program, run
+from deva_theory.smoothness.estimators.weighting import Adaptation, Weights, weighted_program
 
 DENSE = 256
 """Largest block whose ``Σ_ij |H_ij| γ_i γ_j`` is computed, from all of its d products."""
@@ -239,7 +239,7 @@ def realised_ratio(
     Returns
     -------
     Program
-        Run it with :func:`~deva_theory.smoothness.programs.run`; its result is ``{name: RealisedStep}``.
+        Run it with :func:`~deva_theory.smoothness.estimators.programs.run`; its result is ``{name: RealisedStep}``.
 
     Raises
     ------
@@ -286,7 +286,8 @@ def adapted_program(
     ball : Ball, optional
         Unit ball of the scale-invariant term, where it is not that of `norm` on this block.
     **options
-        Of :func:`~deva_theory.smoothness.operator_norm.operator_norm` or :func:`~deva_theory.smoothness.krylov.euclidean_smoothness`.
+        Of :func:`~deva_theory.smoothness.estimators.operator_norms.operator_norm` or
+        :func:`~deva_theory.smoothness.estimators.krylov.euclidean_smoothness`.
 
     Raises
     ------

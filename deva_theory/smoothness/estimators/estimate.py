@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+NOISE = {torch.float64: 1e-13, torch.float32: 2e-6}
+"""Relative accuracy of a product, by the dtype of the model."""
 NORMS = ("l2", "linf", "spectral", "l11")
 """Unit balls in which a block is probed; ``l11`` is the entrywise sum Σ|H_ij|."""
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deva_theory.smoothness.kernels import differentiable_once, evaluation, twice_differentiable
-from deva_theory.smoothness.objective import ProbeError, moved, tensors_of
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.kernels import differentiable_once, evaluation, twice_differentiable
+from deva_theory.smoothness.curvature.objective import ProbeError, moved, tensors_of
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 
 TOLERANCE = 1e-4
 """Relative error of a float64 product against differences that is put down to the differences."""

@@ -1,6 +1,6 @@
 r"""Operator norms ``‖H‖_{∞→1}``, ``‖H‖_{S∞→S1}`` and the quadratic maxima over the same balls, two-sided.
 
-One program for every ball of :mod:`deva_theory.smoothness.balls`:
+One program for every ball of :mod:`deva_theory.smoothness.estimators.balls`:
 
 1. *lift*: k vectors, ``G = H[V]``, ``V ← lifted steepest direction of G``; this solves the semidefinite relaxation from
    below and leaves its multiplier, the majorant M;
@@ -20,15 +20,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from deva_theory.smoothness.balls import Ball, Box, Majorant
-from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.krylov import Spectrum, binary_exponent, dense_spectrum, extreme_eigenvalues, scaled
-from deva_theory.smoothness.programs import Program, congruence
+from deva_theory.smoothness.estimators.balls import Ball, Box, Majorant
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.krylov import Spectrum, binary_exponent, dense_spectrum, extreme_eigenvalues, scaled
+from deva_theory.smoothness.estimators.programs import Program, congruence
 
 _ENUMERATED = 14
 _FLOORS = (0.01, 0.1)
 _STEPS = (1.0, 4.0, 16.0)
 """Step sizes of the projected ascent, in units of 1/‖N‖."""
+_ROUNDS = 8
+_STARTS = 4
+"""Rounds and starting points of the projected ascent."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,25 @@ class Effort:
     dense: int = 256
 
 
+EFFORTS = {
+    "low": Effort(columns=4, lifts=8, restarts=4, ascents=5, certificate_products=40, dense=128),
+    "normal": Effort(),
+    "high": Effort(columns=16, lifts=40, restarts=16, ascents=20, certificate_products=200, dense=512),
+}
+
+
+def operator_norm_products(size: int, effort: Effort) -> tuple[int, int]:
+    """Return (typical, at most) numbers of products of :func:`operator_norm`."""
+    if size <= effort.dense:
+        return size, size
+    certificate = min(effort.certificate_products, size)
+    quadratic = _STARTS * len(_STEPS) * _ROUNDS
+    # On small networks starts climb about six rounds and a certificate takes about forty steps; a second attempt is the exception.
+    typical = effort.columns * effort.lifts + effort.restarts * min(6, effort.ascents) + min(40, certificate) + quadratic
+    most = effort.columns * (effort.lifts + effort.lifts // 2) + effort.restarts * effort.ascents + 2 * certificate + quadratic
+    return min(typical, most), most
+
+
 def operator_norm(
     ball: Ball,
     *,
@@ -74,7 +96,7 @@ def operator_norm(
     Parameters
     ----------
     ball : Ball
-        :class:`~deva_theory.smoothness.balls.Box`, ``SpectralBall`` or a product of them.
+        :class:`~deva_theory.smoothness.estimators.balls.Box`, ``SpectralBall`` or a product of them.
     norm : str
         Name that the estimate carries: "linf" or "spectral".
     tolerance : float
@@ -242,7 +264,7 @@ def _climb_quadratic(ball: Ball, majorant: Majorant, spectrum: Spectrum, product
     steps = torch.tensor(_STEPS, dtype=x.dtype, device=x.device) / max(spectrum.modulus[1], torch.finfo(x.dtype).tiny)
     D = starts.repeat_interleave(len(steps), dim=0)
     pace = steps.repeat(len(starts)).unsqueeze(-1)
-    for _ in range(8):
+    for _ in range(_ROUNDS):
         G = yield from product(D)
         before = best.quadratic
         best.offer_singles(D, G)

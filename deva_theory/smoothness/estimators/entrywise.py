@@ -37,7 +37,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from deva_theory.smoothness.cauchy import (
+from deva_theory.smoothness.estimators.cauchy import (
     CauchySketch,
     Pilot,
     cauchy_sketch,
@@ -47,8 +47,8 @@ from deva_theory.smoothness.cauchy import (
     row_limits,
     validate,
 )
-from deva_theory.smoothness.estimate import Bounds, Estimate
-from deva_theory.smoothness.programs import Program
+from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.programs import Program
 
 __all__ = ["CauchySketch", "Entrywise", "cauchy_sketch", "entrywise_norm", "median_correction", "weighted_entrywise"]
 

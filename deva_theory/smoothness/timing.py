@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.operator_norm import Effort
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import Program
+from deva_theory.smoothness.curvature.blocks import Block
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.operator_norms import EFFORTS
+from deva_theory.smoothness.estimators.programs import Program
+from deva_theory.smoothness.request import Request
 
 _MEASURED = 6
 """Blocks whose products are timed."""
@@ -33,7 +34,7 @@ class ProductTimes:
         self._scale = scale
         self.measured = _spread(operator.blocks)
         # A pass of many vectors is timed only if memory lets it be one pass.
-        limit = min(operator._vector_batch(block) for block in self.measured)
+        limit = min(operator.vector_batch(block) for block in self.measured)
         self._rows = [rows for rows in _ROWS if rows <= max(limit, 1)]
         generator = torch.Generator().manual_seed(0)
         table = []
@@ -62,15 +63,16 @@ class ProductTimes:
 class Rehearsals:
     """Seconds of a program's own arithmetic, from running it on a few sizes against a matrix that is cheap to apply."""
 
-    def __init__(self, blocks: Sequence[Block], make: Callable[[Block], Program[Any]], norm: str, operator: CurvatureOperator) -> None:
+    def __init__(self, request: Request, norm: str) -> None:
         self._quadratic = norm.removeprefix("gamma-") == "l2"
-        self._dense = Effort().dense
+        self._dense = EFFORTS[request.effort].dense
+        blocks, operator = request.operator.blocks, request.operator
         self._found: dict[bool, list[tuple[int, int, float]]] = {}
         for small in (True, False):
             members = sorted((b for b in blocks if (b.size <= self._dense) == small), key=lambda b: b.size)
             chosen = dict.fromkeys((members[0].size, members[len(members) // 2].size, members[-1].size)) if members else {}
             by_size = {b.size: b for b in members}
-            self._found[small] = [(size, *_rehearse(make(by_size[size]), by_size[size], operator)) for size in chosen]
+            self._found[small] = [(size, *_rehearse(request.program(norm, by_size[size]), by_size[size], operator)) for size in chosen]
 
     def __call__(self, block: Block, count: int) -> float:
         """Seconds of the arithmetic around `count` products."""

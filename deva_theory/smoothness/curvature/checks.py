@@ -12,7 +12,7 @@ bias behind a zero input) no h is small enough.  A disagreement therefore counts
 can be so small that kinks are rarely crossed, and at randomly displaced parameters; products in another precision than
 float64 are then compared with those of a float64 copy of the model.
 
-When a check fails, the modules are tested one by one, see :mod:`deva_theory.smoothness.isolation`.
+When a check fails, the modules are tested one by one, see :mod:`deva_theory.smoothness.curvature.isolation`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from deva_theory.smoothness.blocks import Block, Piece
-from deva_theory.smoothness.isolation import DISPLACEMENT, TOLERANCE, alone, best_step, first_change, random_direction, ratio
-from deva_theory.smoothness.memory import is_out_of_memory
-from deva_theory.smoothness.objective import ProbeError, moved
-from deva_theory.smoothness.products import CurvatureOperator
+from deva_theory.smoothness.curvature.blocks import Block, Piece
+from deva_theory.smoothness.curvature.isolation import DISPLACEMENT, TOLERANCE, alone, best_step, first_change, random_direction, ratio
+from deva_theory.smoothness.curvature.memory import is_out_of_memory
+from deva_theory.smoothness.curvature.objective import ProbeError, moved
+from deva_theory.smoothness.curvature.products import CurvatureOperator
 
 # Determinism, symmetry, central differences; the second row for half precision, whose differences are the float64 copy's.
 _TOLERANCES = {torch.float64: (1e-10, 1e-8, TOLERANCE), torch.float32: (1e-5, 1e-3, 1e-2)}

@@ -8,21 +8,17 @@ arithmetic, rehearsed against a matrix that costs nothing.
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import asdict, dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.objective import Loss, as_batches, batch_size
-from deva_theory.smoothness.operator_norm import _STEPS, Effort
-from deva_theory.smoothness.plan_timing import ProductTimes, Rehearsals, timed
-from deva_theory.smoothness.probe import _SINGLE, COLUMNS, _grouped, _norms, _placed, _program, _tolerances, probe
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import Program
+from deva_theory.smoothness.curvature.objective import Loss, as_batches, batch_size
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.probing import placed, probe
+from deva_theory.smoothness.request import Request
+from deva_theory.smoothness.timing import ProductTimes, Rehearsals, timed
 
 _CHECK_GRADIENTS = 12
 """Gradients of one batch that the self-checks cost, about."""
@@ -133,7 +129,7 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     Parameters
     ----------
     model, loss, batches, **options
-        As for :func:`~deva_theory.smoothness.probe.probe`; what does not bear on the cost is ignored.
+        As for :func:`~deva_theory.smoothness.probing.probe`; what does not bear on the cost is ignored.
 
     Returns
     -------
@@ -145,18 +141,20 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     ProbeError
         What a probe of these arguments would raise before or at its first batch.
     TypeError
-        An option that :func:`~deva_theory.smoothness.probe.probe` does not have.
+        An option that :func:`~deva_theory.smoothness.probing.probe` does not have.
     """
     bound = inspect.signature(probe).bind(model, loss, batches, **options)
     bound.apply_defaults()
     o = SimpleNamespace(**bound.arguments)
-    norms = _norms(o.norm, o.gamma)
-    tolerances = _tolerances(norms, o.tolerance)
     data = as_batches(batches, limit=o.max_batches)
-    model, data = _placed(model, data, o.device, o.dtype)
+    model, data = placed(model, data, o.device, o.dtype)
     operator = CurvatureOperator(
         model, loss, data[:1], blocks=o.blocks, select=o.select, curvature=o.curvature, eval_mode=o.eval_mode, memory=o.memory,
         keep_graph=True, vector_batch=o.vector_batch, group=o.group,
+    )
+    request = Request.checked(
+        operator, norm=o.norm, tolerance=o.tolerance, failure=o.failure, stop=o.stop, max_products=o.max_products, effort=o.effort,
+        seed=o.seed, gamma=o.gamma,
     )
     operator.gradient()
     # The first pass also loads kernels: the second one is timed.
@@ -165,22 +163,17 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     # The other batches cost as much as they are larger.
     scale = sum(batch_size(batch) for batch in data) / batch_size(data[0])
     keeps = o.keep_graph if o.keep_graph is not None else 2 * operator.graph_bytes * len(data) <= operator.memory
-    settings = {"failure": o.failure, "stop": o.stop, "max_products": o.max_products, "seed": o.seed}
-
-    def program(name: str, block: Block) -> Program[Any]:
-        return _program(name, block, operator, o.gamma, tolerance=tolerances[name], **settings)
-
     passes = ProductTimes(operator, scale)
     entries = []
-    for name in norms:
-        arithmetic = Rehearsals(operator.blocks, partial(program, name), name, operator)
+    for name in request.norms:
+        arithmetic = Rehearsals(request, name)
         for block in operator.blocks:
-            counts = products(name, block, memory=operator.memory, max_products=o.max_products)
+            counts = request.products(name, block)
             seconds = [
-                passes(block, count, rows_per_pass(name, block, memory=operator.memory)) + arithmetic(block, count) for count in counts
+                passes(block, count, request.rows_per_pass(name, block)) + arithmetic(block, count) for count in counts
             ]
             entries.append(BlockPlan(block.name, name, block.size, counts, (seconds[0], seconds[1])))
-    groups = _grouped(SimpleNamespace(blocks=operator.blocks, keeps_graph=keeps, memory=operator.memory))  # type: ignore[arg-type]
+    groups = request.in_step(keeps)
     once = (scale + (_CHECK_GRADIENTS if o.check else 0)) * gradient_seconds
     total = [sum(entry.seconds[k] for entry in entries) + once for k in (0, 1)]
     if not keeps:
@@ -188,96 +181,25 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
         for k in (0, 1):
             total[k] += scale * gradient_seconds * sum(
                 max(
-                    products(name, block, memory=operator.memory, max_products=o.max_products)[k]
-                    / rows_per_pass(name, block, memory=operator.memory)
-                    for block in members for name in norms
+                    request.products(name, block)[k]
+                    / request.rows_per_pass(name, block)
+                    for block in members for name in request.norms
                 )
                 for members in groups
             )
     vectors = max(
-        sum(_vector_bytes(name, block, operator.memory, o.max_products) for block in members for name in norms) for members in groups
+        sum(request.vector_bytes(name, block) for block in members for name in request.norms) for members in groups
     )
     peak = operator.graph_bytes * (len(data) if keeps else 1) + vectors
     # A pass of several vectors holds the graph's tensors once per vector.
     peak += max(
-        min(max(rows_per_pass(name, block, memory=operator.memory) for name in norms), operator._vector_batch(block)) * operator.graph_bytes
+        min(max(request.rows_per_pass(name, block) for name in request.norms), operator.vector_batch(block)) * operator.graph_bytes
         for block in operator.blocks
     )
     return Plan(
         tuple(entries), len(data), scale * gradient_seconds, {block.name: passes(block, 1, 1) for block in passes.measured}, keeps,
         operator.graph_bytes, operator.memory, int(peak), (total[0], total[1]),
     )
-
-
-def products(norm: str, block: Block, *, memory: int, max_products: int = 300) -> tuple[int, int]:
-    """Return (typical, at most) numbers of products of one block: :attr:`Estimate.products` never exceeds the second.
-
-    Parameters
-    ----------
-    norm : str
-        With or without ``gamma-``.
-    memory : int
-        Bytes that the programs may use, as they are given to them.
-    """
-    d = block.size
-    plain = norm.removeprefix("gamma-")
-    room = _room(block, memory)
-    if plain == "l2":
-        most = min(max_products, room, d)
-        return min(most, round(8 + 2.5 * math.log(d))), most
-    if plain == "l11":
-        most = min(d, max(7, min(max_products, COLUMNS)))
-        return most, most
-    effort = Effort()
-    if d <= effort.dense:
-        return d, d
-    columns = _columns(block, memory)
-    certificate = min(100, room, d)
-    # Four starts, each at every step size, eight rounds.
-    quadratic = 4 * len(_STEPS) * 8
-    # On the zoo starts climb about six rounds and a certificate takes about forty steps; a second attempt is the exception.
-    typical = columns * (effort.lifts + min(6, effort.ascents)) + min(40, certificate) + quadratic
-    most = columns * (effort.lifts + effort.lifts // 2 + effort.ascents) + 2 * certificate + quadratic
-    return min(typical, most), most
-
-
-def rows_per_pass(norm: str, block: Block, *, memory: int) -> int:
-    """Return how many vectors a program asks for at once, for the most part."""
-    plain = norm.removeprefix("gamma-")
-    if plain == "l2":
-        return 1
-    if plain == "l11":
-        return min(8, block.size)
-    if block.size <= Effort().dense:
-        return block.size
-    return _columns(block, memory)
-
-
-def _room(block: Block, memory: int) -> int:
-    return max(20, memory // (4 * block.size * _itemsize(block)))
-
-
-def _columns(block: Block, memory: int) -> int:
-    return int(max(2, min(8, memory // (40 * block.size * _itemsize(block)))))
-
-
-def _itemsize(block: Block) -> int:
-    return 8 if block.size <= _SINGLE else 4
-
-
-def _vector_bytes(norm: str, block: Block, memory: int, max_products: int) -> int:
-    """Bytes of the vectors that a program holds at its peak."""
-    plain = norm.removeprefix("gamma-")
-    typical, _ = products(norm, block, memory=memory, max_products=max_products)
-    if plain == "l2":
-        held = float(typical)
-    elif plain == "l11":
-        held = 0.25 * typical  # the pilot's vectors and products
-    elif block.size <= Effort().dense:
-        held = 3.0 * block.size
-    else:
-        held = max(5.0 * _columns(block, memory), 40.0)
-    return int((held + 2 * rows_per_pass(norm, block, memory=memory)) * block.size * _itemsize(block))
 
 
 def _time(seconds: float) -> str:

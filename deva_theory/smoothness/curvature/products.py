@@ -11,7 +11,6 @@ that reverse mode suffices; forward-over-reverse is avoided everywhere (it is si
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from deva_theory.smoothness.blocks import Block, make_blocks, trainable
-from deva_theory.smoothness.kernels import differentiable_once, evaluation, twice_differentiable
-from deva_theory.smoothness.memory import GraphBytes, available_bytes, is_out_of_memory
-from deva_theory.smoothness.objective import Batch, Loss, Objective, ProbeError, as_batches, batch_weights, moved
+from deva_theory.smoothness.curvature.backward import explained, vector_jacobian
+from deva_theory.smoothness.curvature.blocks import Block, make_blocks, trainable
+from deva_theory.smoothness.curvature.kernels import differentiable_once, evaluation, twice_differentiable
+from deva_theory.smoothness.curvature.memory import GraphBytes, available_bytes, is_out_of_memory
+from deva_theory.smoothness.curvature.objective import Batch, Loss, Objective, ProbeError, as_batches, batch_weights, moved
 
 CURVATURES = ("hessian", "gauss_newton")
 _MAX_VECTORS = 256
@@ -53,11 +53,11 @@ class CurvatureOperator:
     model : nn.Module
         Left as it is: modes, gradients, requires_grad and buffers are untouched.
     loss : callable, criterion or None
-        See :class:`~deva_theory.smoothness.objective.Objective`; a mean over the batch.
+        See :class:`~deva_theory.smoothness.curvature.objective.Objective`; a mean over the batch.
     batches
-        See :func:`~deva_theory.smoothness.objective.as_batches`.
+        See :func:`~deva_theory.smoothness.curvature.objective.as_batches`.
     blocks : str, mapping or sequence of Block
-        See :func:`~deva_theory.smoothness.blocks.make_blocks`.
+        See :func:`~deva_theory.smoothness.curvature.blocks.make_blocks`.
     select : str, optional
         Regular expression that keeps some of the blocks.
     curvature : {"hessian", "gauss_newton"}
@@ -260,7 +260,7 @@ class CurvatureOperator:
         pieces: list[Tensor] = []
         done = 0
         while done < len(V):
-            size = self._vector_batch(block)
+            size = self.vector_batch(block)
             part = V[done : done + size]
             try:
                 pieces.append(self._backward(graph, block, part.to(self.dtype)).to(V.dtype))
@@ -268,7 +268,7 @@ class CurvatureOperator:
                 if is_out_of_memory(error):
                     self._less_memory(min(size, len(part)), error)
                     continue
-                raise _explained(error) from error
+                raise explained(error) from error
             done += len(part)
         if len(pieces) == 1:
             return pieces[0]
@@ -284,17 +284,17 @@ class CurvatureOperator:
             result = self._gauss_newton(graph, names, cotangents)
         else:
             outputs = [graph.gradient[name] for name in names]
-            result = _vjp(outputs, [graph.parameters[name] for name in cotangents], [cotangents[name] for name in names])
+            result = vector_jacobian(outputs, [graph.parameters[name] for name in cotangents], [cotangents[name] for name in names])
         return block.gather(dict(zip(cotangents, result, strict=True)), batched=True, like=V)
 
     def _gauss_newton(self, graph: _Graph, names: list[str], cotangents: dict[str, Tensor]) -> list[Tensor | None]:
-        (tangent,) = _vjp([graph.gradient[name] for name in names], [graph.cotangent], [cotangents[name] for name in names])
+        (tangent,) = vector_jacobian([graph.gradient[name] for name in names], [graph.cotangent], [cotangents[name] for name in names])
         if tangent is None or not _attached(graph.output_gradient):
             return [None] * len(cotangents)
-        (curved,) = _vjp([graph.output_gradient], [graph.output_leaf], [tangent])
+        (curved,) = vector_jacobian([graph.output_gradient], [graph.output_leaf], [tangent])
         if curved is None:
             return [None] * len(cotangents)
-        return _vjp([graph.outputs], [graph.parameters[name] for name in cotangents], [curved])
+        return vector_jacobian([graph.outputs], [graph.parameters[name] for name in cotangents], [curved])
 
     # -- graphs ------------------------------------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class CurvatureOperator:
         except Exception as error:
             if is_out_of_memory(error):
                 raise ProbeError(f"out of memory in the gradient of batch {position}: use smaller batches, or fewer blocks") from error
-            raise _explained(error) from error
+            raise explained(error) from error
         if not self.gradients and differentiable_once(graph.gradient.values()):
             raise ProbeError("an autograd function of the model is differentiable once only; give it a double backward")
         self.gradients += 1
@@ -368,7 +368,8 @@ class CurvatureOperator:
 
     # -- memory and processes ----------------------------------------------------------------------------------------
 
-    def _vector_batch(self, block: Block) -> int:
+    def vector_batch(self, block: Block) -> int:
+        """Return how many vectors of a block go through the graph at once."""
         if self._vectors is None:
             # A vector's pass holds about what the graph holds, once more.
             each = max(self.graph_bytes, 1) + 4 * sum(self._shapes[name].numel() for name in block.parameters) * self.dtype.itemsize
@@ -398,27 +399,6 @@ class CurvatureOperator:
         self._kept = {}
 
 
-def _vjp(outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the vector-Jacobian products for a leading dimension of cotangents, vectorised where torch can."""
-    arguments: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
-    if len(cotangents[0]) == 1:
-        single = torch.autograd.grad(outputs, inputs, [c[0] for c in cotangents], **arguments)  # type: ignore[arg-type]
-        return [None if g is None else g.detach().unsqueeze(0) for g in single]
-    try:
-        with warnings.catch_warnings():
-            # Operations without a batching rule are looped over: slower, not wrong.
-            warnings.filterwarnings("ignore", message=".*performance drop.*")
-            batched = torch.autograd.grad(
-                outputs, inputs, cotangents, is_grads_batched=True, **arguments  # type: ignore[arg-type]
-            )
-        return [None if g is None else g.detach() for g in batched]
-    except RuntimeError as error:
-        if "vmap" not in str(error) and "batching rule" not in str(error).lower():
-            raise
-    rows = [_vjp(outputs, inputs, [c[k : k + 1] for c in cotangents]) for k in range(len(cotangents[0]))]
-    return [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
-
-
 def _attached(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
@@ -429,16 +409,3 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _explained(error: Exception) -> Exception:
-    """Return what autograd's error means for a probe."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "is not implemented" in text and "derivative for" in text:
-        operation = text.partition("derivative for")[2].strip(" '\"").split("'")[0].split(" is not")[0].strip()
-        return ProbeError(f"the operation {operation} has no second derivative; replace it by a twice differentiable implementation")
-    if "once_differentiable" in text or "differentiate twice" in text:
-        return ProbeError(f"an autograd function of the model is differentiable once only ({text}); give it a double backward")
-    if isinstance(error, RuntimeError | NotImplementedError):
-        return ProbeError(f"the loss or its second derivative failed: {text}")
-    return error

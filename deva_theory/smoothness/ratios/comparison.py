@@ -21,15 +21,26 @@ import torch
 from torch import Tensor, nn
 
 from deva_theory.rules import Rule
-from deva_theory.smoothness.balls import Ball, Box, ProductBall, SpectralBall
-from deva_theory.smoothness.blocks import Block, make_blocks
-from deva_theory.smoothness.estimate import Estimate
-from deva_theory.smoothness.objective import Loss, ProbeError
-from deva_theory.smoothness.operator_norm import operator_norm
-from deva_theory.smoothness.probe import NOISE
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import NotFinite, Program, run_together
-from deva_theory.smoothness.ratio import (
+from deva_theory.smoothness.curvature.blocks import Block, make_blocks
+from deva_theory.smoothness.curvature.objective import Loss, ProbeError
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.balls import Ball, Box, ProductBall, SpectralBall
+from deva_theory.smoothness.estimators.estimate import NOISE, Estimate
+from deva_theory.smoothness.estimators.operator_norms import operator_norm
+from deva_theory.smoothness.estimators.programs import NotFinite, Program, run_together
+from deva_theory.smoothness.estimators.weighting import Weights
+from deva_theory.smoothness.ratios.comparison_result import RuleComparison, RuleRow, gamma_statistics
+from deva_theory.smoothness.ratios.directions import (
+    Gradients,
+    Move,
+    Pair,
+    checked_stream,
+    constant_gamma,
+    default_rules,
+    directions_of,
+    rule_pair,
+)
+from deva_theory.smoothness.ratios.ratio import (
     GammaSums,
     RealisedStep,
     WorstCaseRatio,
@@ -40,18 +51,6 @@ from deva_theory.smoothness.ratio import (
     smoothness_limits,
     worst_case_ratio,
 )
-from deva_theory.smoothness.rule_comparison_result import RuleComparison, RuleRow, gamma_statistics
-from deva_theory.smoothness.rule_directions import (
-    Gradients,
-    Move,
-    Pair,
-    checked_stream,
-    constant_gamma,
-    default_rules,
-    directions_of,
-    rule_pair,
-)
-from deva_theory.smoothness.weighting import Weights
 
 LAST = ("full", "stream")
 
@@ -78,7 +77,7 @@ def compare_rules(
     Parameters
     ----------
     model, loss, batches
-        See :class:`~deva_theory.smoothness.products.CurvatureOperator`; H and g are those of the mean over all batches.
+        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`; H and g are those of the mean over all batches.
     rules : mapping, optional
         Name to a rule, or to a pair (rule of vectors, rule of matrices); default :func:`default_rules`.  The matrix rule takes the
         parameters that :class:`~deva_theory.optim.DeVA` gives to its S∞ rule (two dimensions, no side of 1), the other one the rest,
@@ -89,17 +88,17 @@ def compare_rules(
     last : {"full", "stream"}
         The gradient of the step that is judged: that of all batches, appended to the stream; or the stream's own last one.
     blocks, select
-        See :func:`~deva_theory.smoothness.blocks.make_blocks`; blocks of whole tensors.
+        See :func:`~deva_theory.smoothness.curvature.blocks.make_blocks`; blocks of whole tensors.
     whole : bool
         Also the whole model as one block, "model".
     worst_case : bool or sequence of str
         Enclose the worst-case ratio of these rules; True: of those whose name begins with "DeVA".  Not of the whole model.
     sums : bool
-        Also :class:`~deva_theory.smoothness.ratio.GammaSums`.
+        Also :class:`~deva_theory.smoothness.ratios.ratio.GammaSums`.
     estimator : mapping, optional
-        Options of :func:`~deva_theory.smoothness.operator_norm.operator_norm`.
+        Options of :func:`~deva_theory.smoothness.estimators.operator_norms.operator_norm`.
     curvature, **options
-        Of :class:`~deva_theory.smoothness.products.CurvatureOperator`.
+        Of :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`.
 
     Returns
     -------

@@ -14,28 +14,17 @@ from torch import Tensor, nn
 
 from deva_theory.geometry import LInf
 from deva_theory.runtime import Progress, provenance
-from deva_theory.smoothness.blocks import Block
-from deva_theory.smoothness.checks import check_operator
-from deva_theory.smoothness.entrywise import entrywise_norm
-from deva_theory.smoothness.estimate import NORMS, Estimate
+from deva_theory.smoothness.curvature.blocks import Block
+from deva_theory.smoothness.curvature.checks import check_operator
+from deva_theory.smoothness.curvature.objective import Batch, Loss, ProbeError, as_batches, moved
+from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.estimate import Estimate
+from deva_theory.smoothness.estimators.programs import NotFinite, run_together
+from deva_theory.smoothness.estimators.weighting import Weights
 from deva_theory.smoothness.journal import Entry, Journal, fingerprint
-from deva_theory.smoothness.krylov import euclidean_smoothness
-from deva_theory.smoothness.objective import Batch, Loss, ProbeError, as_batches, moved
-from deva_theory.smoothness.operator_norm import Effort, operator_norm
-from deva_theory.smoothness.products import CurvatureOperator
-from deva_theory.smoothness.programs import NotFinite, Program, run_together
+from deva_theory.smoothness.request import Request, keeps_witnesses
 from deva_theory.smoothness.result import BlockResult, ProbeResult
 from deva_theory.smoothness.sampling import sampling_intervals
-from deva_theory.smoothness.weighting import Weights, weighted_program
-
-TOLERANCES = {"l2": 1e-3, "linf": 0.25, "spectral": 0.25, "l11": 0.1}
-"""Default relative widths."""
-NOISE = {torch.float64: 1e-13, torch.float32: 2e-6}
-"""Relative accuracy of a product, by the dtype of the model."""
-COLUMNS = 100
-"""Products of an l11 estimate, if `max_products` allows."""
-_SINGLE = 4_000_000
-"""Vectors of larger blocks are kept in float32."""
 
 
 def probe(
@@ -52,6 +41,7 @@ def probe(
     failure: float = 1e-3,
     stop: str = "certificate",
     max_products: int = 300,
+    effort: str = "normal",
     weights: Callable[[Batch], float] | Sequence[float] | None = None,
     max_batches: int | None = None,
     sampling: bool | Any = False,
@@ -72,13 +62,13 @@ def probe(
     Parameters
     ----------
     model, loss, batches
-        See :class:`~deva_theory.smoothness.products.CurvatureOperator`: the loss is ``loss(model, batch)``, a criterion, or
+        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`: the loss is ``loss(model, batch)``, a criterion, or
         None for a model that returns its own; the data are one batch or an iterable of batches.  The model is left as it is.
     norm : str or sequence of str
         "l2" (max|λ|), "linf" (‖H‖_{∞→1}: SignSGD, Adam), "spectral" (‖H‖_{S∞→S1}: Muon), "l11" (Σ|H_ij|).  "gamma-" in front:
         weighted by `gamma`.  Every interval also has a `quadratic` part, sup uᵀHu, except for l11.
     blocks, select
-        See :func:`~deva_theory.smoothness.blocks.make_blocks`.
+        See :func:`~deva_theory.smoothness.curvature.blocks.make_blocks`.
     curvature : {"hessian", "gauss_newton"}
     gamma : mapping, optional
         Γ of each parameter: a tensor of its shape, or the diagnostics of a rule's update (Γ may live in a rotated basis).
@@ -87,9 +77,11 @@ def probe(
     failure : float
         Probability that one interval is wrong.  Over all B blocks and norms the union bound gives B times it.
     stop : {"certificate", "value"}
-        l2 only, see :func:`~deva_theory.smoothness.krylov.extreme_eigenvalues`.
+        l2 only, see :func:`~deva_theory.smoothness.estimators.krylov.extreme_eigenvalues`.
     max_products : int
         Lanczos steps at most, and columns of l11.
+    effort : {"low", "normal", "high"}
+        Budget of linf and spectral; "low" needs about a third of the products, and its intervals are wider.
     sampling : bool or batches
         True: also the sampling interval of each lower end over the batches given; batches: over these held-out ones.
     device, dtype : optional
@@ -101,7 +93,7 @@ def probe(
     seed : int
         Of all random vectors.
     weights, max_batches, eval_mode, memory, vector_batch, keep_graph, group
-        See :class:`~deva_theory.smoothness.products.CurvatureOperator`.
+        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`.
 
     Returns
     -------
@@ -127,24 +119,21 @@ def probe(
     [4.0, 5.0]
     """
     began = time.perf_counter()
-    norms = _norms(norm, gamma)
-    tolerances = _tolerances(norms, tolerance)
-    if not 0 < failure < 1:
-        raise ProbeError(f"failure is {failure}; it is a probability between 0 and 1")
-    if max_products < 1:
-        raise ProbeError(f"max_products is {max_products}; it must be at least 1")
     data = as_batches(batches, limit=max_batches)
-    model, data = _placed(model, data, device, dtype)
+    model, data = placed(model, data, device, dtype)
     options: dict[str, Any] = {
         "curvature": curvature, "eval_mode": eval_mode, "keep_graph": keep_graph, "vector_batch": vector_batch, "memory": memory,
         "group": group,
     }
     operator = CurvatureOperator(model, loss, data, blocks=blocks, select=select, weights=weights, **options)
-    settings = {
-        "norms": list(norms), "blocks": blocks if isinstance(blocks, str) else [block.name for block in operator.blocks],
-        "select": select, "curvature": curvature, "tolerance": tolerances, "failure": failure, "stop": stop, "max_products": max_products,
-        "batches": len(data), "weights": "sizes" if weights is None else "given", "eval_mode": eval_mode,
-        "dtype": str(operator.dtype).removeprefix("torch."), "device": operator.device.type, "seed": seed,
+    request = Request.checked(
+        operator, norm=norm, tolerance=tolerance, failure=failure, stop=stop, max_products=max_products, effort=effort, seed=seed,
+        gamma=gamma,
+    )
+    settings = request.settings() | {
+        "blocks": blocks if isinstance(blocks, str) else [block.name for block in operator.blocks], "select": select,
+        "curvature": curvature, "batches": len(data), "weights": "sizes" if weights is None else "given", "eval_mode": eval_mode,
+        "dtype": str(operator.dtype).removeprefix("torch."), "device": operator.device.type,
     }
     checks = check_operator(operator, seed=seed).to_dict() if check else {}
     gradient = operator.gradient()
@@ -154,23 +143,17 @@ def probe(
         held_out = [moved(b, operator.device, dtype) for b in as_batches(sampling)]
         holdout = CurvatureOperator(model, loss, held_out, blocks=list(operator.blocks), **options)
 
-    def program(block: Block, name: str) -> Program[Estimate]:
-        return _program(
-            name, block, operator, gamma, tolerance=tolerances[name], failure=failure, stop=stop, max_products=max_products, seed=seed
-        )
-
     results: list[BlockResult] = []
     progress = progress or Progress("silent")
     with progress, progress.task("probe", total=len(operator.blocks)) as task:
-        for blocks_in_step in _grouped(operator):
-            found = _estimates(operator, blocks_in_step, norms, program, journal)
+        for blocks_in_step in request.in_step(operator.keeps_graph):
+            found = _estimates(request, blocks_in_step, journal)
             for block in blocks_in_step:
-                entries = {name: found[block.name, name] for name in norms}
+                entries = {name: found[block.name, name] for name in request.norms}
                 if sampling is not False:
                     _add_sampling(holdout or operator, block, entries, journal, held_out=holdout is not None)
                 estimates = {name: entry[0] for name, entry in entries.items()}
-                if block.size > _SINGLE:
-                    # Their witnesses would hold gigabytes.
+                if not keeps_witnesses(block):
                     estimates = {name: _without_witnesses(estimate) for name, estimate in estimates.items()}
                 results.append(
                     BlockResult(
@@ -185,27 +168,7 @@ def probe(
     return ProbeResult(tuple(results), operator.loss_value, settings, checks, cost, provenance(seconds=seconds))
 
 
-def _norms(norm: str | Sequence[str], gamma: Any) -> tuple[str, ...]:
-    norms = (norm,) if isinstance(norm, str) else tuple(norm)
-    known = (*NORMS, *(f"gamma-{name}" for name in NORMS))
-    unknown = [name for name in norms if name not in known]
-    if unknown or not norms:
-        raise ProbeError(f"norm {unknown[0] if unknown else '(none)'!r} is unknown; use some of {', '.join(known)}")
-    if gamma is None and any(name.startswith("gamma-") for name in norms):
-        raise ProbeError("a gamma- norm needs gamma=, the variance adaptation of each parameter")
-    return tuple(dict.fromkeys(norms))
-
-
-def _tolerances(norms: Sequence[str], tolerance: float | Mapping[str, float] | None) -> dict[str, float]:
-    given = dict(tolerance) if isinstance(tolerance, Mapping) else {} if tolerance is None else dict.fromkeys(norms, float(tolerance))
-    values = {name: given.get(name, TOLERANCES[name.removeprefix("gamma-")]) for name in norms}
-    for name, value in values.items():
-        if not value > 0:
-            raise ProbeError(f"the tolerance of {name} is {value}; it must be positive")
-    return values
-
-
-def _placed(
+def placed(
     model: nn.Module, data: list[Batch], device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[nn.Module, list[Batch]]:
     """Return a model and data where and as they are asked for; the caller's model is copied, never moved."""
@@ -221,42 +184,20 @@ def _placed(
     return model, [moved(batch, target, dtype) for batch in data]
 
 
-def _grouped(operator: CurvatureOperator) -> list[list[Block]]:
-    """Blocks that are probed in step.
-
-    With kept graphs, a block at a time costs the same and loses least when interrupted; without them a sweep should serve
-    as many blocks as the memory of their Krylov bases allows.
-    """
-    if operator.keeps_graph:
-        return [[block] for block in operator.blocks]
-    groups: list[list[Block]] = [[]]
-    load = 0
-    for block in operator.blocks:
-        if groups[-1] and load + block.size > operator.memory // (8 * 200):
-            groups.append([])
-            load = 0
-        groups[-1].append(block)
-        load += block.size
-    return groups
-
-
-def _estimates(
-    operator: CurvatureOperator, blocks: Sequence[Block], norms: Sequence[str], program: Callable[[Block, str], Program[Estimate]],
-    journal: Journal | None,
-) -> dict[tuple[str, str], Entry]:
+def _estimates(request: Request, blocks: Sequence[Block], journal: Journal | None) -> dict[tuple[str, str], Entry]:
     """Return the estimates of some blocks in all norms, from the journal or computed in step and written to it."""
     known = journal.read() if journal else {}
     named = {block.name: block for block in blocks}
-    wanted = [(block.name, norm) for block in blocks for norm in norms]
+    wanted = [(block.name, norm) for block in blocks for norm in request.norms]
 
     def sweep(requests: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
-        return operator.sweep({key: (named[key[0]], V) for key, V in requests.items()})
+        return request.operator.sweep({key: (named[key[0]], V) for key, V in requests.items()})
 
     def finished(key: tuple[str, str], estimate: Estimate) -> None:
         if journal:
             journal.write(*key, estimate, None)
 
-    programs = {(block, norm): program(named[block], norm) for block, norm in wanted if (block, norm) not in known}
+    programs = {(block, norm): request.program(norm, named[block]) for block, norm in wanted if (block, norm) not in known}
     try:
         fresh = run_together(programs, sweep, finished=finished)
     except NotFinite as error:
@@ -273,38 +214,6 @@ def _add_sampling(
         entries[name] = (entries[name][0], interval)
         if journal:
             journal.write(block.name, name, *entries[name])
-
-
-def _program(
-    name: str, block: Block, operator: CurvatureOperator, gamma: Mapping[str, Weights] | None, *,
-    tolerance: float, failure: float, stop: str, max_products: int, seed: int,
-) -> Program[Estimate]:
-    dtype = torch.float64 if block.size <= _SINGLE else torch.float32
-    common: dict[str, Any] = {"dtype": dtype, "device": operator.device, "seed": seed}
-    noise = NOISE.get(operator.dtype, 1e-2)
-    bytes_each = block.size * dtype.itemsize
-    room = max(20, operator.memory // (4 * bytes_each))
-    plain = name.removeprefix("gamma-")
-    if plain == "l2":
-        program = euclidean_smoothness(
-            block.size, tolerance=tolerance, failure=failure, stop=stop, max_products=min(max_products, room), noise=noise, **common
-        )
-    elif plain == "l11":
-        program = _entrywise(block.size, tolerance, max_products, common)
-    else:
-        # Lifted vectors, their products and three temporaries.
-        columns = max(2, min(8, operator.memory // (40 * bytes_each)))
-        effort = Effort(columns=columns, restarts=columns, certificate_products=min(100, room))
-        program = operator_norm(block.ball(plain), norm=plain, tolerance=tolerance, failure=failure, effort=effort, noise=noise, **common)
-    if plain != name:
-        assert gamma is not None
-        program = weighted_program(program, block, gamma, name=name)
-    return program
-
-
-def _entrywise(size: int, tolerance: float, vectors: int, common: dict[str, Any]) -> Program[Estimate]:
-    result = yield from entrywise_norm(size, vectors=max(7, min(vectors, COLUMNS)), tolerance=tolerance, **common)
-    return result.estimate
 
 
 def _without_witnesses(estimate: Estimate) -> Estimate:

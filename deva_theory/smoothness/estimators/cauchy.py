@@ -13,7 +13,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from deva_theory.smoothness.programs import Program
+from deva_theory.smoothness.estimators.programs import Program
 
 CORRECTIONS = ("median", "geometric", "likelihood")
 _CHUNK = 1 << 16
