@@ -47,7 +47,10 @@ def test_the_bound_holds_when_memory_limits_the_programs(memory):
     assert planned.memory == memory
 
 
-@given(st.integers(1, 10**7), st.integers(1, 500), st.integers(10**6, 10**12), st.sampled_from([*NORMS, "gamma-linf", "gamma-l2"]), st.sampled_from(["low", "normal", "high"]))
+@given(
+    st.integers(1, 10**7), st.integers(1, 500), st.integers(10**6, 10**12), st.sampled_from([*NORMS, "gamma-linf", "gamma-l2"]),
+    st.sampled_from(["low", "normal", "high"]),
+)
 def test_counts_are_ordered_and_fit_the_block(size, max_products, memory, norm, effort):
     block = Block("b", (Piece("b", (size,)),))
     request = Request.checked(

@@ -281,6 +281,9 @@ class ProductBall(Ball):
         self.sizes = tuple(part.size for part in self.parts)
         self.size = sum(self.sizes)
 
+    def __repr__(self) -> str:
+        return f"ProductBall({list(self.parts)!r})"
+
     def _split(self, X: Tensor) -> list[tuple[Ball, Tensor]]:
         return list(zip(self.parts, X.split(self.sizes, dim=-1), strict=True))
 
