@@ -99,7 +99,8 @@ def summary(result: dict[str, dict[str, dict[str, float]]]) -> str:
              r["plain_kernel_gradient"]]
             for label, r in result["sweep"].items()
         ],
-        ["width", "blocks", "gradient, ms", "graph kept", "rebuilt per sweep", "graph per block", "8 vectors, each", "plain-kernel gradient"],
+        ["width", "blocks", "gradient, ms", "graph kept", "rebuilt per sweep", "graph per block", "8 vectors, each",
+         "plain-kernel gradient"],
         digits=3,
     )
     accuracy = format_table(

@@ -1,10 +1,11 @@
 """States of real models for the claims about them: gradients of training, exact block Hessians, Γ and ρ of rules; no claims of its own.
 
 The models are the tiny ones of :mod:`deva_theory.problems.zoo` (under 1500 parameters), so that the Hessian of every tensor is written out
-and no estimate stands between a claim and the curvature.  The loss is the mean over 128 training examples, 32 windows of 8 tokens for the
-language models.  A *run* is a model and a seed, which decides initial parameters, probe data and mini-batches; training is the zoo's own,
-AdamW.  Stage 0 is the initialisation, where the rules have seen 20 mini-batch gradients at the same parameters; at stage t they have seen
-the t gradients of training, and the curvature is taken where the last of these was taken.
+and no estimate stands between a claim and the curvature.  The loss is the mean over 256 training examples (all 178 wines), 128 windows of 8
+tokens for the language models: with few examples the noise of their own gradient decides ρ late in training.  A *run* is a model and a
+seed, which decides initial parameters, probe data and mini-batches; training is the zoo's own, AdamW.  Stage 0 is the initialisation, where
+the rules have seen 20 mini-batch gradients at the same parameters; at stage t they have seen the t gradients of training, and the
+curvature is taken where the last of these was taken.
 
 The statements were found on seeds 0 and 1.  What is counted here are other seeds.
 """
@@ -42,7 +43,7 @@ STAGES = (0, 20, 200)
 WARM = 20
 """Gradients that the rules see before anything is measured; the largest weights of an average come with its first steps."""
 
-SEEDS = (2, 3, 4)
+SEEDS = (2, 3)
 
 LINF = {
     "linf": deva_linf(), "linf snr": adam(), "linf instantaneous": deva_linf(variant="instantaneous"),
@@ -140,7 +141,7 @@ def trained(
     optional("sklearn", "zoo", "the models' data")
     from deva_theory.problems.zoo import load
 
-    examples = 32 if model in LANGUAGE else 128
+    examples = 178 if model == "logistic" else 128 if model in LANGUAGE else 256
     problem = load(model, size="tiny", seed=seed, dtype=torch.float64, batches=1, batch_size=examples)
     gradients: list[dict[str, Tensor]] = []
     copies: dict[int, nn.Module] = {}

@@ -20,11 +20,11 @@ from deva_theory.smoothness.curvature.objective import Batch, Loss, ProbeError, 
 from deva_theory.smoothness.curvature.products import CurvatureOperator
 from deva_theory.smoothness.estimators.estimate import Estimate
 from deva_theory.smoothness.estimators.programs import NotFinite, run_together
-from deva_theory.smoothness.estimators.weighting import Weights
 from deva_theory.smoothness.journal import Entry, Journal, fingerprint
 from deva_theory.smoothness.request import Request, keeps_witnesses
 from deva_theory.smoothness.result import BlockResult, ProbeResult
 from deva_theory.smoothness.sampling import sampling_intervals
+from deva_theory.smoothness.weighting import Weights
 
 
 def probe(

@@ -19,7 +19,7 @@ from deva_theory.smoothness.estimators.estimate import NOISE, NORMS, Estimate
 from deva_theory.smoothness.estimators.krylov import STOPS, euclidean_products, euclidean_smoothness
 from deva_theory.smoothness.estimators.operator_norms import EFFORTS, Effort, operator_norm, operator_norm_products
 from deva_theory.smoothness.estimators.programs import Program
-from deva_theory.smoothness.estimators.weighting import Weights, weighted_program
+from deva_theory.smoothness.weighting import Weights, weighted_program
 
 TOLERANCES = {"l2": 1e-3, "linf": 0.25, "spectral": 0.25, "l11": 0.1}
 """Default relative widths."""
@@ -88,7 +88,7 @@ class Request:
     def program(self, norm: str, block: Block) -> Program[Estimate]:
         """Return the program that estimates one norm of one block."""
         operator = self.operator
-        noise = NOISE.get(operator.dtype, 1e-2)
+        noise = NOISE.get(operator.precision, 1e-2)
         common: dict[str, Any] = {"dtype": _dtype(block), "device": operator.device, "seed": self.seed, "tolerance": self.tolerances[norm]}
         plain = norm.removeprefix("gamma-")
         program: Program[Estimate]

@@ -451,3 +451,36 @@ def test_only_the_probed_parameters_are_displaced():
 
     check_operator(operator(model, loss, blocks=r"^2\."))
     assert not any(moved)
+
+
+def test_a_loss_in_less_than_the_parameters_precision_is_judged_by_its_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    batch = (torch.randn(8, 4, dtype=torch.float64), torch.randint(0, 3, (8,)))
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+    operator = CurvatureOperator(model, loss, batch)
+    checks = check_operator(operator)
+    assert operator.precision == torch.float64  # not known before a gradient
+    operator.gradient()
+    assert operator.precision == torch.float32
+    assert 1e-12 < checks.central_difference < 1e-2
+
+
+def test_parameters_of_two_precisions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3).double(), nn.Linear(3, 2))
+    batch = (torch.randn(8, 4, dtype=torch.float64), torch.randint(0, 2, (8,)))
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model[1](model[0](batch[0]).float()), batch[1])
+
+    operator = CurvatureOperator(model, loss, batch, blocks="model")
+    assert operator.precision == torch.float32
+    check_operator(operator)
+    (block,) = operator.blocks
+    H = operator.product(block, torch.eye(block.size, dtype=torch.float64))
+    assert H.dtype == torch.float64
+    assert (H - H.T).norm() <= 1e-6 * H.norm()

@@ -43,5 +43,4 @@ def explained(error: Exception) -> Exception:
         return ProbeError(f"an autograd function of the model is differentiable once only ({text}); give it a double backward")
     if isinstance(error, RuntimeError | NotImplementedError):
         return ProbeError(f"the loss or its second derivative failed: {text}")
-    # The model's own errors: the traceback stays attached.
-    return ProbeError(f"the model or the loss raised {type(error).__name__}: {text}")
+    return error  # the user's own: it says more as it is

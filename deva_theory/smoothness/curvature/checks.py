@@ -88,11 +88,11 @@ def check_operator(operator: CurvatureOperator, *, seed: int = 0, tolerance: flo
     """
     if tolerance is not None and not tolerance > 0:
         raise ProbeError(f"the tolerance of the checks is {tolerance}; it must be positive")
-    limits = _TOLERANCES.get(operator.dtype, _COARSE) if tolerance is None else (tolerance,) * 3
     local = _first_batch(operator)
     generator = torch.Generator().manual_seed(seed)
     try:
-        determinism, size = _determinism(local, limits[0])
+        determinism, size = _determinism(local, tolerance)
+        limits = _limits(local, tolerance)
         v, u = (random_direction(local.parameters, generator) for _ in range(2))
         Hv, Hu = _products(local, v, u)
         symmetry = ratio(abs(_dot(u, Hv) - _dot(v, Hu)), _norm(Hu) * _norm(v))
@@ -124,7 +124,12 @@ def _first_batch(operator: CurvatureOperator) -> CurvatureOperator:
     return local
 
 
-def _determinism(local: CurvatureOperator, tolerance: float) -> tuple[float, float]:
+def _limits(local: CurvatureOperator, tolerance: float | None) -> tuple[float, float, float]:
+    """Return the tolerances of the precision that the loss turned out to be computed in."""
+    return _TOLERANCES.get(local.precision, _COARSE) if tolerance is None else (tolerance,) * 3
+
+
+def _determinism(local: CurvatureOperator, tolerance: float | None) -> tuple[float, float]:
     """Return the relative difference of two evaluations, and the gradient's length."""
     with _naming(local):
         first, loss = local.gradient(), local.loss_value
@@ -133,7 +138,7 @@ def _determinism(local: CurvatureOperator, tolerance: float) -> tuple[float, flo
     parts = {name: (first[name] - second[name]).norm().item() for name in first}
     size = _norm(first)
     change = max(ratio(math.hypot(*parts.values()), size), ratio(abs(local.loss_value - loss), abs(loss)))
-    if not change <= tolerance:
+    if not change <= _limits(local, tolerance)[0]:
         call = first_change(local)
         if call is not None:
             where = f"the output of {call.title} changes from call to call"
@@ -220,7 +225,7 @@ def _differences(
                 # Not the graph of other parameters.
                 local.release()
 
-    return best_step(gradient, Hv, size, local.dtype, tolerance)
+    return best_step(gradient, Hv, size, local.precision, tolerance)
 
 
 def _second_opinion(
@@ -258,7 +263,7 @@ def _in_double(local: CurvatureOperator) -> CurvatureOperator:
     named = dict(double.model.named_parameters())
     double.parameters = {name: named[name] for name in local.parameters}
     double.batches = [moved(batch, local.device, torch.float64) for batch in local.batches]
-    double.dtype = torch.float64
+    double.dtype = double.precision = torch.float64
     double.release()
     return double
 

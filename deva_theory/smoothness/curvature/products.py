@@ -86,6 +86,8 @@ class CurvatureOperator:
     blocks : tuple of Block
     loss_value : float
         The weighted mean loss, after :meth:`gradient`.
+    precision : torch.dtype
+        The coarsest of the parameters' and the loss's; that of the loss is known after :meth:`gradient`.
     keeps_graph : bool
         Whether products run on kept graphs (on every rank), after :meth:`gradient`.
     gradients : int
@@ -134,6 +136,7 @@ class CurvatureOperator:
             raise ProbeError("two blocks have the same name; give each its own")
         first = next(iter(self.parameters.values()))
         self.device, self.dtype = first.device, first.dtype
+        self.precision = max((p.dtype for p in self.parameters.values()), key=_rounding)
         self.group = group if group is not None or not _distributed() else torch.distributed.group.WORLD
         everything = as_batches(batches)
         all_weights = batch_weights(everything, weights)
@@ -275,7 +278,7 @@ class CurvatureOperator:
         return torch.cat(pieces) if pieces else torch.zeros_like(V)
 
     def _backward(self, graph: _Graph, block: Block, V: Tensor) -> Tensor:
-        cotangents = block.scatter(V, self._shapes)
+        cotangents = {name: c.to(self.parameters[name].dtype) for name, c in block.scatter(V, self._shapes).items()}
         names = [name for name in cotangents if _attached(graph.gradient[name])]
         if not names:  # the loss is linear in the block, or does not depend on it
             return torch.zeros_like(V)
@@ -340,6 +343,8 @@ class CurvatureOperator:
         if not self.gradients and differentiable_once(graph.gradient.values()):
             raise ProbeError("an autograd function of the model is differentiable once only; give it a double backward")
         self.gradients += 1
+        # A loss may be computed in less than the parameters' precision (transformers casts logits to float32).
+        self.precision = max(self.precision, graph.loss.dtype, key=_rounding)
         self.graph_bytes = max(self.graph_bytes, counter.total)
         if not bool(torch.isfinite(graph.loss)):
             raise ProbeError(f"the loss is {graph.loss.item()} on batch {position}; nothing can be probed at these parameters")
@@ -401,6 +406,10 @@ class CurvatureOperator:
 
 def _attached(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).eps)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -19,12 +19,10 @@ from deva_theory.smoothness.estimators.weighted import (
     weighted_box_smoothness,
     weighted_spectral_smoothness,
 )
-from deva_theory.smoothness.estimators.weighting import Adaptation, Weights, weighted_program
 
 __all__ = [
     "EFFORTS",
     "NORMS",
-    "Adaptation",
     "Ball",
     "Bounds",
     "Box",
@@ -36,7 +34,6 @@ __all__ = [
     "Program",
     "SpectralBall",
     "Spectrum",
-    "Weights",
     "absolute_weighted_sum",
     "box_smoothness",
     "cauchy_sketch",
@@ -51,6 +48,5 @@ __all__ = [
     "spectral_smoothness",
     "weighted_box_smoothness",
     "weighted_entrywise",
-    "weighted_program",
     "weighted_spectral_smoothness",
 ]

@@ -28,7 +28,6 @@ from deva_theory.smoothness.estimators.balls import Ball, Box, ProductBall, Spec
 from deva_theory.smoothness.estimators.estimate import NOISE, Estimate
 from deva_theory.smoothness.estimators.operator_norms import operator_norm
 from deva_theory.smoothness.estimators.programs import NotFinite, Program, run_together
-from deva_theory.smoothness.estimators.weighting import Weights
 from deva_theory.smoothness.ratios.comparison_result import RuleComparison, RuleRow, gamma_statistics
 from deva_theory.smoothness.ratios.directions import (
     Gradients,
@@ -51,6 +50,7 @@ from deva_theory.smoothness.ratios.ratio import (
     smoothness_limits,
     worst_case_ratio,
 )
+from deva_theory.smoothness.weighting import Weights
 
 LAST = ("full", "stream")
 
@@ -155,7 +155,7 @@ class _Task:
     ) -> None:
         self.operator = operator
         self.gradient = gradient
-        self.estimator = {"device": operator.device, "noise": NOISE.get(operator.dtype, 1e-2), **estimator}
+        self.estimator = {"device": operator.device, "noise": NOISE.get(operator.precision, 1e-2), **estimator}
         self.moves = {name: {move.name: move for move in own} for name, own in moves.items()}
         self._programs: dict[tuple, Program[Any]] = {}
         self._block_of: dict[tuple, Block] = {}

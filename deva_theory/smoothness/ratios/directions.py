@@ -15,7 +15,7 @@ from deva_theory.rules import Diagnostics, Identity, Polar, Rule, adam, deva_lin
 from deva_theory.rules.deva import VARIANTS
 from deva_theory.smoothness.curvature.objective import Batch, ProbeError
 from deva_theory.smoothness.curvature.products import CurvatureOperator
-from deva_theory.smoothness.estimators.weighting import Weights
+from deva_theory.smoothness.weighting import Weights
 
 Pair = tuple[Rule, Rule]
 Gradients = Mapping[str, Tensor]

@@ -30,7 +30,7 @@ from deva_theory.smoothness.estimators.estimate import Estimate
 from deva_theory.smoothness.estimators.krylov import euclidean_smoothness
 from deva_theory.smoothness.estimators.operator_norms import operator_norm
 from deva_theory.smoothness.estimators.programs import Program, run
-from deva_theory.smoothness.estimators.weighting import Adaptation, Weights, weighted_program
+from deva_theory.smoothness.weighting import Adaptation, Weights, weighted_program
 
 DENSE = 256
 """Largest block whose ``Σ_ij |H_ij| γ_i γ_j`` is computed, from all of its d products."""
