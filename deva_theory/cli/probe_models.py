@@ -172,5 +172,4 @@ def place(error: Exception) -> str:
 def users_own(error: Exception) -> bool:
     """Return whether an error came out of the user's model, loss or data, called by the probe, and not out of the probe itself."""
     files = [f.filename.replace("\\", "/") for f in traceback.extract_tb(error.__traceback__)]
-    callers = ("deva_theory/smoothness/objective.py", "deva_theory/smoothness/products.py")
-    return any(name.endswith(callers) for name in files) and "/deva_theory/" not in files[-1]
+    return any("/deva_theory/smoothness/curvature/" in name for name in files) and "/deva_theory/" not in files[-1]
