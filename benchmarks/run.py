@@ -11,10 +11,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import batching, carry, linear_algebra, sensitivity
+from benchmarks import batching, carry, entrywise_norm, gpt2_probe, hessian_products, linear_algebra, sensitivity, smoothness_intervals
+from deva_theory.certify.missing import MissingExtra
 from deva_theory.runtime import provenance
 
-MODULES = {"batching": batching, "carry": carry, "linear_algebra": linear_algebra, "sensitivity": sensitivity}
+MODULES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        batching, carry, entrywise_norm, gpt2_probe, hessian_products, linear_algebra, sensitivity, smoothness_intervals,
+    )
+}
 
 
 def main(names: list[str]) -> int:
@@ -28,7 +34,11 @@ def main(names: list[str]) -> int:
     folder.mkdir(exist_ok=True)
     for name in names or MODULES:
         start = time.perf_counter()
-        result = MODULES[name].run()
+        try:
+            result = MODULES[name].run()
+        except MissingExtra as missing:
+            print(f"== {name}\nskipped: {missing}")
+            continue
         record = {"result": result, "provenance": provenance(seconds=time.perf_counter() - start)}
         text = json.dumps(record, indent=1, default=float, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -670,7 +670,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "box with γ²", "smoothness/estimators/weighted.py",
         "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * gamma[..., j].square().unsqueeze(-2)", ("S7-smaller",),
     ),
-    Mutant("box with half the sign vectors", "smoothness/estimators/weighted.py", "2 ** max(m - 1, 0)", "2 ** max(m - 2, 0)", ("S5-code",)),
+    Mutant("box with half the sign vectors", "geometry/corners.py", "2 ** max(size - 1, 0)", "2 ** max(size - 2, 0)", ("S5-code",)),
     Mutant(
         "box without γ", "smoothness/estimators/weighted.py",
         "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * torch.ones_like(gamma[..., j]).unsqueeze(-2)",

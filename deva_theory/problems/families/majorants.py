@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from deva_theory.geometry import sign_vectors
+
 ENUMERATED = 16
 """Largest number of coordinates whose sign vectors are enumerated."""
 
@@ -82,10 +84,7 @@ def box_smoothness(H: Tensor, coordinate: Tensor) -> tuple[Tensor, bool]:
     if d > ENUMERATED:
         return coordinate.to(torch.float64).sum(-1), False
     H = H.to(torch.float64)
-    powers = 2 ** torch.arange(d, device=H.device)
     best = torch.zeros(H.shape[:-2], dtype=H.dtype, device=H.device)
-    # u and -u give the same value, so the last sign is fixed (its bit is never set).
-    for bits in torch.arange(2 ** max(d - 1, 0), device=H.device).split(max(1, _ENTRIES // (d * max(1, best.numel())))):
-        signs = 1.0 - 2.0 * ((bits.unsqueeze(-1) & powers) > 0).to(H.dtype)
+    for signs in sign_vectors(d, device=H.device).split(max(1, _ENTRIES // (d * max(1, best.numel())))):
         best = torch.maximum(best, ((signs @ H) * signs).sum(-1).amax(-1))
     return best, True

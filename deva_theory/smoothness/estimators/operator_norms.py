@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from deva_theory.geometry import sign_vectors
 from deva_theory.smoothness.estimators.balls import Ball, Box, Majorant
 from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
 from deva_theory.smoothness.estimators.krylov import Spectrum, binary_exponent, dense_spectrum, extreme_eigenvalues, scaled
@@ -281,8 +282,7 @@ def _root(majorant: Majorant) -> Callable[[Tensor], Tensor]:
 def _enumerate(H: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, tuple[Tensor, Tensor]]:
     """Return ``max_s value(s, H s)`` over sign vectors s (s and -s agree, so the last sign is fixed), s and ``sign(H s)``."""
     d = len(H)
-    bits = torch.arange(2 ** (d - 1), device=H.device).unsqueeze(-1)
-    signs = 1.0 - 2.0 * ((bits >> torch.arange(d, device=H.device)) & 1).to(H)
+    signs = sign_vectors(d, dtype=H.dtype, device=H.device)
     G = signs @ H
     values = value(signs, G)
     top = int(values.argmax())

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deva_theory.geometry import sign_vectors
 from deva_theory.linalg import polar_factor
 
 _ENUMERATED = 16
@@ -68,10 +69,7 @@ def weighted_box_smoothness(H: Tensor, gamma: Tensor) -> Tensor:
     if m > _ENUMERATED:
         raise ValueError(f"weighted_box_smoothness: H has {m} rows; enumeration of sign vectors stops at {_ENUMERATED}")
     _check_semidefinite("weighted_box_smoothness", H)
-    bits = torch.arange(2 ** max(m - 1, 0), device=H.device)
-    powers = 2 ** torch.arange(m, device=H.device)
-    # u and -u give the same value, so the last sign is fixed (its bit is never set).
-    signs = 1.0 - 2.0 * ((bits.unsqueeze(-1) & powers) > 0).to(H.dtype)  # (2^{m-1}, m)
+    signs = sign_vectors(m, dtype=H.dtype, device=H.device)
     total = torch.zeros(torch.broadcast_shapes(H.shape[:-2], gamma.shape[:-2]), dtype=H.dtype, device=H.device)
     for j in range(gamma.shape[-1]):  # one column at a time keeps the table of corners small
         corners = signs * gamma[..., j].unsqueeze(-2)
