@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -130,7 +131,19 @@ def runs(run: Run) -> list[tuple[str, int]]:
     return [(model, seed) for model in (MODELS if run.full else QUICK) for seed in SEEDS[: run.count(1, len(SEEDS))]]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: on tensors of this size others are only waited for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
+@one_thread()
 def trained(
     model: str, seed: int, steps: int = max(STAGES), *, frozen: bool = False
 ) -> tuple[list[dict[str, Tensor]], dict[int, nn.Module], Any]:
@@ -170,6 +183,7 @@ def dense(operator: CurvatureOperator, name: str) -> Tensor:
 
 
 @cache
+@one_thread()
 def measured(model: str, seed: int, stage: int) -> tuple[tuple[Seen, ...], tuple[Curvature, ...]]:
     """Return what all rules look like at a stage, and the Hessians' numbers."""
     operator, stream = state(model, seed, stage)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deva_theory import __version__
-from deva_theory.cli import probe_options
+from deva_theory.cli import probe_options, rates_options
 from deva_theory.cli.errors import BadInput, Exit
 
 __all__ = ["main"]
@@ -39,6 +39,7 @@ _COMMANDS = {
         "the same for some figures, or redraw them from the committed numbers",
     ),
     "probe": ("deva_theory.cli.probe", "certified smoothness of a model's blocks, in the geometry of each optimizer"),
+    "rates": ("deva_theory.cli.rates", "measured convergence of update rules against their proved bounds, with slopes"),
     "doctor": (
         "deva_theory.cli.doctor",
         "check versions, threads, device, fonts, caches and optional extras",
@@ -86,6 +87,8 @@ def _kept(options: argparse.Namespace) -> str:
     """Say what an interrupted command leaves behind."""
     if options.command == "falsify":
         return "nothing was found so far"  # a search has no parts to keep
+    if options.command == "rates":
+        return "nothing was kept"
     if options.command == "probe":
         return (
             f"the same command resumes: finished blocks are kept in {options.resume}" if options.resume
@@ -110,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, summary) in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name != "probe":
+        if name not in ("probe", "rates"):
             command.add_argument(
                 "--root",
                 type=Path,
@@ -145,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--quiet", action="store_true", help="show no progress")
         if name == "probe":
             probe_options.add_options(command, _positive)
+        if name == "rates":
+            rates_options.add_options(command, _positive)
         if name in ("reproduce", "figures"):
             _add_picture_options(command)
         if name in ("reproduce", "figures", "verify"):

@@ -30,9 +30,8 @@ _ENUMERATED = 14
 _FLOORS = (0.01, 0.1)
 _STEPS = (1.0, 4.0, 16.0)
 """Step sizes of the projected ascent, in units of 1/‖N‖."""
-_ROUNDS = 8
 _STARTS = 4
-"""Rounds and starting points of the projected ascent."""
+"""Starting points of the projected ascent."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Effort:
         Lifted iterations before the first certificate; half as many before the second.
     restarts, ascents : int
         Rounded starts of the power iteration, and its length (it stops earlier when no start improves).
+    rounds : int
+        At most so many rounds of the projected ascent, where H is indefinite: twelve products each.
     certificate_products : int
         At most so many Lanczos steps per certificate.
     dense : int
@@ -57,12 +58,13 @@ class Effort:
     lifts: int = 20
     restarts: int = 8
     ascents: int = 10
+    rounds: int = 8
     certificate_products: int = 100
     dense: int = 256
 
 
 EFFORTS = {
-    "low": Effort(columns=4, lifts=8, restarts=4, ascents=5, certificate_products=40, dense=128),
+    "low": Effort(columns=4, lifts=8, restarts=4, ascents=5, rounds=2, certificate_products=40, dense=128),
     "normal": Effort(),
     "high": Effort(columns=16, lifts=40, restarts=16, ascents=20, certificate_products=200, dense=512),
 }
@@ -73,7 +75,7 @@ def operator_norm_products(size: int, effort: Effort) -> tuple[int, int]:
     if size <= effort.dense:
         return size, size
     certificate = min(effort.certificate_products, size)
-    quadratic = _STARTS * len(_STEPS) * _ROUNDS
+    quadratic = _STARTS * len(_STEPS) * effort.rounds
     # On small networks starts climb about six rounds and a certificate takes about forty steps; a second attempt is the exception.
     typical = effort.columns * effort.lifts + effort.restarts * min(6, effort.ascents) + min(40, certificate) + quadratic
     most = effort.columns * (effort.lifts + effort.lifts // 2) + effort.restarts * effort.ascents + 2 * certificate + quadratic
@@ -175,7 +177,7 @@ def operator_norm(
             certified_by = "trace bound, dense eigenvalues" if H is not None else "trace bound, Lanczos certificate"
         upper_quadratic = min(upper_quadratic, bound.trace * max(0.0, spectrum.ceiling))
         if attempt == 0:
-            yield from _climb_quadratic(ball, bound, spectrum, product, best)
+            yield from _climb_quadratic(ball, bound, spectrum, product, best, effort.rounds)
         met = upper_bilinear <= (1 + tolerance) * best.bilinear
         if met:
             break
@@ -247,7 +249,9 @@ def _climb(ball: Ball, D: Tensor, product: Product, best: _Best, steps: int) -> 
         D = partner
 
 
-def _climb_quadratic(ball: Ball, majorant: Majorant, spectrum: Spectrum, product: Product, best: _Best) -> Program[None]:
+def _climb_quadratic(
+    ball: Ball, majorant: Majorant, spectrum: Spectrum, product: Product, best: _Best, rounds: int
+) -> Program[None]:
     """Projected ascent of ``<D, H D>`` (the maximum may lie inside the ball where H is indefinite), from the best points at hand."""
     assert best.pair is not None or best.bilinear == 0.0
     if best.pair is None or spectrum.ceiling <= 0:
@@ -265,12 +269,12 @@ def _climb_quadratic(ball: Ball, majorant: Majorant, spectrum: Spectrum, product
     steps = torch.tensor(_STEPS, dtype=x.dtype, device=x.device) / max(spectrum.modulus[1], torch.finfo(x.dtype).tiny)
     D = starts.repeat_interleave(len(steps), dim=0)
     pace = steps.repeat(len(starts)).unsqueeze(-1)
-    for _ in range(_ROUNDS):
+    for done in range(rounds):
         G = yield from product(D)
         before = best.quadratic
         best.offer_singles(D, G)
         best.offer_pairs(D, G)
-        if best.quadratic <= before * (1 + 1e-6) and _ >= 2:
+        if best.quadratic <= before * (1 + 1e-6) and done >= 2:
             break
         D = ball.project(D + pace * majorant.power(G, -1.0))
 

@@ -1,0 +1,281 @@
+"""Measured convergence against the bounds R1, R2, R3 and R5: every family, rule and oracle that a statement covers.
+
+*Grid*: a few instances of every family, many seeds and T, for curves, slopes and bound/observed.  *Search*: many random instances of wide
+spread at step sizes from a tenth to ten times the statement's, for violations.  *Adaptation*: R4, see `experiments._rates_adaptation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import deva_theory.linalg
+import deva_theory.problems
+import deva_theory.rates
+import deva_theory.rules
+from deva_theory.problems.families import Problem
+from deva_theory.rates import catalogue
+from deva_theory.rates.fits import bound_ratio, choose_window, fit_slope
+from deva_theory.rates.runner import Measurement, measure
+from deva_theory.report.tables import Table, compare_tables, format_table
+from deva_theory.runtime import Cache, Progress
+from experiments import _rates_adaptation as adaptation
+
+SOURCES = (deva_theory.linalg, deva_theory.problems, deva_theory.rates, deva_theory.rules, Path(__file__), Path(adaptation.__file__))
+EXPONENTS = {"R1": -0.5, "R2": -0.5, "R3": -0.5, "R5": -0.25}
+"""Of the bounds with constants that do not depend on T."""
+CONTROLS: dict[str, tuple[str, dict[str, float]]] = {
+    "R1": ("half the smoothness", {"smoothness": 0.5}),
+    "R2": ("no noise term", {"noise": 0.0}),
+    "R3": ("half the smoothness", {"smoothness": 0.5}),
+    "R5": ("no error of the momentum", {"noise": 0.0}),
+}
+"""What the negative control leaves out of the pathwise bound."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the published setting.
+
+    Attributes
+    ----------
+    families, rules : tuple of str
+        Names of `deva_theory.rates.catalogue`.
+    steps, matrix_steps : tuple of int
+        T, and T of R3, whose steps need singular values.
+    seeds, instances : int
+        Of the grid.
+    more_noise : tuple of str
+        Families that R2 also runs with sparse and heavy-tailed noise.
+    search_families, search_instances, search_seeds, search_steps, search_scales, search_spread
+        Of the search; curvatures are log-uniform on [1/spread, spread].
+    contrasts, exponents, adaptation_steps, adaptation_scales
+        Of R4.
+    """
+
+    families: tuple[str, ...] = tuple(catalogue.FAMILIES)
+    rules: tuple[str, ...] = tuple(catalogue.METHODS)
+    steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
+    matrix_steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
+    seeds: int = 10
+    instances: int = 2
+    more_noise: tuple[str, ...] = ("wells",)
+    search_families: tuple[str, ...] = ("diagonal", "rotated", "wells")
+    search_instances: int = 120
+    search_seeds: int = 2
+    search_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    search_scales: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    search_spread: float = 100.0
+    contrasts: tuple[float, ...] = (4.0, 16.0, 32.0)
+    exponents: tuple[float, ...] = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+    adaptation_steps: int = 2048
+    adaptation_scales: int = 81
+
+
+class Cell(NamedTuple):
+    """One measurement: what runs on what."""
+
+    part: str
+    statement: str
+    family: str
+    oracle: str
+    rule: str
+
+
+def cells(config: Config) -> Iterator[Cell]:
+    """Yield every combination that a statement covers: R1, R2 and R5 take entrywise rules, R3 those for matrices, on matrix families."""
+    for family in config.families:
+        matrix = family.startswith("e1") or family == "factorisation"
+        stochastic = "rows" if family.startswith("e1") or family == "logistic" else "gaussian"
+        more = ("spikes", "student") if family in config.more_noise else ()
+        for rule in config.rules:
+            if catalogue.METHODS[rule].matrices:
+                if matrix:
+                    yield from (Cell("grid", "R3", family, oracle, rule) for oracle in ("none", stochastic))
+                continue
+            yield Cell("grid", "R1", family, "none", rule)
+            yield from (Cell("grid", "R2", family, oracle, rule) for oracle in (stochastic, *more))
+            yield Cell("grid", "R5", family, stochastic, rule)
+            if family in config.search_families:
+                yield from (
+                    Cell("search", statement, family, "none" if statement == "R1" else "gaussian", rule) for statement in ("R1", "R2", "R5")
+                )
+
+
+def horizons(cell: Cell, config: Config) -> tuple[int, ...]:
+    """Return the T of a cell of the grid."""
+    return config.matrix_steps if cell.statement == "R3" else config.steps
+
+
+def run(cell: Cell, config: Config) -> Measurement:
+    """Return the measurement of one cell."""
+    options: dict[str, Any] = {"steps": horizons(cell, config), "seeds": config.seeds}
+    if cell.part == "search":
+        draw = {"diagonal": catalogue.diagonal, "rotated": catalogue.rotated, "wells": catalogue.wells}[cell.family]
+        problem: Problem = draw(config.search_instances, 1, config.search_spread)
+        options = {"steps": config.search_steps, "seeds": config.search_seeds, "scales": config.search_scales}
+    else:
+        problem = catalogue.FAMILIES[cell.family](config.instances, 0)
+    oracle = None if cell.oracle == "none" else catalogue.oracle(cell.oracle, problem)
+    rule = catalogue.METHODS[cell.rule].rule(problem.event_ndim)
+    return measure(problem, rule, statement=cell.statement, oracle=oracle, **options)
+
+
+def numbers(found: Measurement) -> dict[str, Any]:
+    """Return what the tables need: curves of shape (seeds, T), averaged over instances, and counts."""
+    name = found.expected
+    pairs, violated, closest = found.closest()
+    groups, exceeded, nearest = found.closest(name)
+    _, caught, _ = found.closest(weights=CONTROLS[found.statement][1])
+
+    prior = found.right("a_priori") if "a_priori" in found.bounds else torch.full_like(found.left, torch.nan)
+    return {
+        "left": found.curve(found.left), "plain": found.curve(found.plain), "bound": found.curve(found.right(name)),
+        "a_priori": found.curve(prior), "pairs": pairs, "violated": violated, "closest": closest, "groups": groups, "exceeded": exceeded,
+        "nearest": nearest, "caught": caught, "exact": found.smoothness_exact,
+    }  # fmt: skip
+
+
+def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Table]:
+    """Run everything and return the tables; without scikit-learn, which has its data, logistic regression is left out."""
+    wanted = list(cells(config))
+    if any(cell.family == "logistic" for cell in wanted):
+        try:
+            catalogue.logistic(1, 0)
+        except ImportError as error:
+            progress.say(f"rates: logistic regression is left out: {error}")
+            wanted = [cell for cell in wanted if cell.family != "logistic"]
+    results: dict[Cell, Mapping[str, Any]] = {}
+    with progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
+        for cell in wanted:
+            results[cell] = cache.get_or_compute("rates-" + "-".join(cell), config, lambda cell=cell: numbers(run(cell, config)),
+                                                 sources=SOURCES)  # fmt: skip
+            task.advance()
+        scales = np.geomspace(0.02, 50.0, config.adaptation_scales).tolist()
+        adapted = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
+        task.advance()
+    grid = {cell: result for cell, result in results.items() if cell.part == "grid"}
+    return {
+        "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
+        "rates_adaptation": adapted,
+    }  # fmt: skip
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray | list[str]]:
+    return {
+        key: [row[key] for row in rows] if isinstance(rows[0][key], str) else np.asarray([row[key] for row in rows]) for key in rows[0]
+    }
+
+
+def _label(cell: Cell) -> dict[str, str]:
+    return {"statement": cell.statement, "family": cell.family, "oracle": cell.oracle, "rule": cell.rule}
+
+
+def _curve_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Table:
+    """Means over seeds and instances with the 10th and 90th percentile over seeds, and bound/observed with its interval."""
+    rows = []
+    for cell, found in grid.items():
+        steps = horizons(cell, config)
+        ratio = bound_ratio(steps, found["bound"], found["left"])
+        low, high = np.quantile(found["left"], [0.1, 0.9], axis=0)
+        for k, T in enumerate(steps):
+            rows.append(_label(cell) | {
+                "T": T, "observed": found["left"][:, k].mean(), "low": low[k], "high": high[k], "plain": found["plain"][:, k].mean(),
+                "bound": found["bound"][:, k].mean(), "a_priori": found["a_priori"][:, k].mean(), "ratio": ratio.ratio[k],
+                "ratio_low": np.nan if ratio.low is None else ratio.low[k], "ratio_high": np.nan if ratio.high is None else ratio.high[k],
+            })  # fmt: skip
+    return _columns(rows)
+
+
+def _slope_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Table:
+    """The slope of the left side with its interval; in the same window the slopes of the bound and of ‖∇f‖_1."""
+    rows = []
+    for cell, found in grid.items():
+        steps = horizons(cell, config)
+        window = choose_window(steps, found["left"])
+        fit = fit_slope(steps, found["left"], window=window)
+        rows.append(_label(cell) | {
+            "exponent": EXPONENTS[cell.statement], "slope": fit.slope, "low": np.nan if fit.low is None else fit.low,
+            "high": np.nan if fit.high is None else fit.high, "first": window.first, "straight": int(window.straight),
+            "bound_slope": fit_slope(steps, found["bound"], window=window).slope,
+            "plain_slope": fit_slope(steps, found["plain"], window=window).slope,
+        })  # fmt: skip
+    return _columns(rows)
+
+
+def _pair_table(results: Mapping[Cell, Mapping[str, Any]]) -> Table:
+    """Counted (instance, T) pairs: single runs against the pathwise bound, seeds' averages against that in expectation, the control."""
+    rows = []
+    for cell, found in results.items():
+        rows.append({"part": cell.part} | _label(cell) | {
+            "pairs": found["pairs"], "violated": found["violated"], "closest": found["closest"], "averages": found["groups"],
+            "averages_violated": found["exceeded"], "averages_closest": found["nearest"], "exact_smoothness": int(found["exact"]),
+            "control": CONTROLS[cell.statement][0], "control_violated": found["caught"],
+        })  # fmt: skip
+    return _columns(rows)
+
+
+def summary(tables: dict[str, Table]) -> str:
+    """Return the pairs counted for each statement, and slopes by statement and rule."""
+    pairs, slopes, curves, adapted = (
+        {k: np.asarray(v) for k, v in tables[stem].items()} for stem in ("rates_pairs", "rates_slopes", "rates", "rates_adaptation")
+    )
+    lines = ["Bounds against runs, pairs of instance and T"]
+    body = []
+    for statement in dict.fromkeys(pairs["statement"].tolist()):
+        rows = {k: v[pairs["statement"] == statement] for k, v in pairs.items()}
+        ratios = curves["ratio"][curves["statement"] == statement]
+        body.append([
+            statement, int(rows["pairs"].sum()), int(rows["violated"].sum()), rows["closest"].min(), int(rows["averages"].sum()),
+            int(rows["averages_violated"].sum()), ratios.min(), np.median(ratios), rows["control"][0], int(rows["control_violated"].sum()),
+        ])  # fmt: skip
+    total = [int(pairs[k].sum()) for k in ("pairs", "violated", "averages", "averages_violated")]
+    body.append(["all", total[0], total[1], pairs["closest"].min(), total[2], total[3], "", "", "", int(pairs["control_violated"].sum())])
+    headers = ["", "single runs", "violated", "closest", "averages", "violated", "closest", "median", "control", "violated"]
+    lines += [format_table(body, headers), "", "Slopes over families and oracles: least and largest, and how many curves bend in every window"]
+    body = []
+    for statement, rule in dict.fromkeys(zip(slopes["statement"].tolist(), slopes["rule"].tolist(), strict=True)):
+        rows = {k: v[(slopes["statement"] == statement) & (slopes["rule"] == rule)] for k, v in slopes.items()}
+        body.append([
+            statement, rule, rows["exponent"][0], rows["slope"].min(), rows["slope"].max(), rows["bound_slope"].min(),
+            rows["bound_slope"].max(), f"{int((rows['straight'] == 0).sum())} of {len(rows['straight'])}",
+        ])  # fmt: skip
+    lines += [format_table(body, ["", "rule", "exponent", "slope", "to", "bound's", "to", "bend"]), ""]
+    fixed = {k: v[adapted["method"] == "power"] for k, v in adapted.items()}
+    faster, slower = fixed["proved_high"] < 1, fixed["proved_low"] > 1
+    decided = np.abs(np.log(fixed["rho"])) > 1e-9
+    agree = (fixed["ratio"] < 1) == (fixed["rho"] < 1)
+    lines += [
+        f"R4: of {len(fixed['rho'])} factors, {int(faster.sum())} proved faster than none, {int(slower.sum())} proved slower; "
+        f"ρ predicts the side measured in {int(agree[decided].sum())} of {int(decided.sum())}"
+    ]
+    for name in adaptation.RULES:
+        ratio = adapted["ratio"][adapted["method"] == name]
+        lines.append(f"    {name}: {ratio.min():.3g} to {ratio.max():.3g} of SignSGD's least average ‖∇f‖_1")
+    return "\n".join(lines)
+
+
+# Runs are chaotic near a minimum: another processor's rounding gives other runs of the same distribution.
+_LOOSE = (0.25, 0.0)
+TOLERANCES = {
+    "rates": {k: _LOOSE for k in ("observed", "low", "high", "plain", "bound", "a_priori", "ratio", "ratio_low", "ratio_high")},
+    "rates_slopes": {k: (0.0, 0.1) for k in ("slope", "low", "high", "bound_slope", "plain_slope")}
+    | {"first": (0.0, 1000.0), "straight": (0.0, 1.0)},
+    "rates_pairs": {"closest": (0.1, 0.0), "averages_closest": (0.1, 0.0), "control_violated": (0.25, 30.0)},
+    "rates_adaptation": {"rho": (0.1, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
+}
+
+
+def changes(stem: str, new: Table, committed: Table) -> list[str]:
+    """Return where a new table disagrees with the committed one, which may have logistic regression where this machine has not."""
+    if "family" in committed:
+        missing = set(np.asarray(committed["family"]).tolist()) - set(np.asarray(new["family"]).tolist())
+        if missing == {"logistic"}:
+            kept = np.asarray(committed["family"]) != "logistic"
+            committed = {key: np.asarray(column)[kept] for key, column in committed.items()}
+    return [f"column {change.column}: {change.reason}" for change in compare_tables(new, committed, TOLERANCES[stem])]
