@@ -22,9 +22,9 @@ Cauchy-Schwarz C(Γ) ≥ ΣL_ir_i, with equality exactly for Γ ∝ r = |g_i|/L_
 ``C(Γ)/C(1) = 2/√(Λ + 2 + 1/Λ)``: faster for large Λ.  At s = -1, the opposite order, ``C(Γ)/C(1) = (Λ + 1/Λ)/√(Λ + 2 + 1/Λ)``: slower.
 
 *AdaGrad itself is faster too.*  For x⁺ = x - ηx/z_t, z_t² = Σ_{s≤t} x_s², in each coordinate, and any η ≤ min r_i: 0 ≤ 1 - η/z_t < 1, so x
-falls and keeps its sign.  z_T ≤ Σ_t x_t²/z_t (SPEC D6) = Σ_t x_t(x_t - x_{t+1})/η ≤ r_i²/η, so x shrinks by at least 1 - η²/r_i² in every
-step, and Σ_t |x_t| ≤ r_i³/η².  Hence ``(1/T) Σ ‖∇f‖_1 ≤ Σ L_i r_i³/(η²T)``: order 1/T, against the T^{-1/2} below which SignSGD does not get
-with any constant η.  ρ, which compares single steps with their own best η, does not see factors that shrink together.
+falls and keeps its sign.  z_T = Σ_t x_t²/z_T ≤ Σ_t x_t²/z_t = Σ_t x_t(x_t - x_{t+1})/η ≤ r_i²/η, so x_{t+1} ≤ (1 - η²/r_i²) x_t,
+and Σ_t |x_t| ≤ r_i³/η².  Hence ``(1/T) Σ ‖∇f‖_1 ≤ Σ L_i r_i³/(η²T)``: order 1/T, against the T^{-1/2} below which SignSGD
+does not get with any constant η.  ρ, which compares single steps with their own best η, does not see factors that shrink together.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def family(contrasts: Sequence[float], exponents: Sequence[float]) -> tuple[Tens
 def adaptation_rows(
     contrasts: Sequence[float], exponents: Sequence[float], steps: int, scales: Sequence[float]
 ) -> dict[str, np.ndarray | list[str]]:
-    """Return a table: for each contrast and Γ the best average ‖∇f‖_1 over `scales`, over that of Γ ≡ 1, with what was predicted and proved.
+    """Return, for each contrast and Γ, the least average ‖∇f‖_1 among `scales` over that of Γ ≡ 1, with what was predicted and proved.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def adaptation_rows(
     Returns
     -------
     dict
-        Columns ``method`` ("power" for Γ ∝ r^s, or a rule), ``contrast``, ``exponent`` (NaN for rules), ``rho`` (at the start; for rules the
-        average over the run), ``ratio`` (measured), ``proved_low``, ``proved_high`` (of the ratio; NaN for rules).
+        Columns ``method`` ("power" for Γ ∝ r^s, or a rule), ``contrast``, ``exponent`` (NaN for rules), ``rho`` (at the start; for
+        rules the average over the run), ``ratio`` (measured), ``proved_low``, ``proved_high`` (of the ratio; NaN for rules).
     """
     L, r, gamma = family(contrasts, exponents)
     problem, start = DiagonalQuadratic(L), r.unsqueeze(0)

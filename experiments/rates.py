@@ -7,6 +7,7 @@ spread at step sizes from a tenth to ten times the statement's, for violations. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,12 +152,13 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
             progress.say(f"rates: logistic regression is left out: {error}")
             wanted = [cell for cell in wanted if cell.family != "logistic"]
     results: dict[Cell, Mapping[str, Any]] = {}
-    with progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
+    with _one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
         for cell in wanted:
             results[cell] = cache.get_or_compute("rates-" + "-".join(cell), config, lambda cell=cell: numbers(run(cell, config)),
                                                  sources=SOURCES)  # fmt: skip
             task.advance()
-        scales = np.geomspace(0.02, 50.0, config.adaptation_scales).tolist()
+        # An odd factor: at scale 1, η = 1/√(ΛT) may land exactly on the minimum, the exception of the lower bound.
+        scales = (0.97 * np.geomspace(0.02, 50.0, config.adaptation_scales)).tolist()
         adapted = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
         task.advance()
     grid = {cell: result for cell, result in results.items() if cell.part == "grid"}
@@ -164,6 +166,17 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
         "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
         "rates_adaptation": adapted,
     }  # fmt: skip
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: a step is a few thousand numbers, and threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray | list[str]]:
@@ -237,7 +250,7 @@ def summary(tables: dict[str, Table]) -> str:
     total = [int(pairs[k].sum()) for k in ("pairs", "violated", "averages", "averages_violated")]
     body.append(["all", total[0], total[1], pairs["closest"].min(), total[2], total[3], "", "", "", int(pairs["control_violated"].sum())])
     headers = ["", "single runs", "violated", "closest", "averages", "violated", "closest", "median", "control", "violated"]
-    lines += [format_table(body, headers), "", "Slopes over families and oracles: least and largest, and how many curves bend in every window"]
+    lines += [format_table(body, headers), "", "Slopes over families and oracles: least and largest, and how many bend in every window"]
     body = []
     for statement, rule in dict.fromkeys(zip(slopes["statement"].tolist(), slopes["rule"].tolist(), strict=True)):
         rows = {k: v[(slopes["statement"] == statement) & (slopes["rule"] == rule)] for k, v in slopes.items()}
@@ -267,7 +280,7 @@ TOLERANCES = {
     "rates_slopes": {k: (0.0, 0.1) for k in ("slope", "low", "high", "bound_slope", "plain_slope")}
     | {"first": (0.0, 1000.0), "straight": (0.0, 1.0)},
     "rates_pairs": {"closest": (0.1, 0.0), "averages_closest": (0.1, 0.0), "control_violated": (0.25, 30.0)},
-    "rates_adaptation": {"rho": (0.1, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
+    "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
 }
 
 

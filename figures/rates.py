@@ -1,8 +1,8 @@
 """Measured rates against the bounds R1, R2, R3 and R5, their slopes, bound/observed, and R4: where adaptation helps.
 
-Upper row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, thin, the bound with the constants
-measured along the runs (R5: with constants alone).  Lower row: the slopes of all families with 95% intervals against the exponents; bound over
-observed (median and range over families, rules and oracles); R4, each method at its own best step size, against SPEC S7's ρ.
+Upper row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, dotted, the bound with the
+constants measured along the runs (R5: with constants alone).  Lower row: slopes of all families with 95% intervals against the exponents;
+bound over observed (median and range over families, rules and oracles); R4, each method at its own best step size, against SPEC S7's ρ.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _slope_panel(axes: Axes, slopes: Mapping[str, np.ndarray]) -> None:
     axes.set(xlabel=r"log-log slope of the left side against $T$", title="Slopes with 95% intervals; bars: exponents of the bounds")
     present = [name for name in _MARKERS if name in slopes["family"]]
     handles = [Line2D([], [], color="black", marker=_MARKERS[name], linestyle="none", markersize=3.6, label=name) for name in present]
-    handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="none", markersize=3.6, label="hollow: bends"))
+    bends = Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="none", markersize=3.6, label="hollow: bends")
+    handles.append(bends)
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=4)
 
 
@@ -101,7 +102,7 @@ def _ratio_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
         axes.fill_between(T, [r.min() for r in ratios], [r.max() for r in ratios], color=color, alpha=0.1, linewidth=0)
         axes.plot(T, [r.min() for r in ratios], color=color, linestyle=line, linewidth=0.6)
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed: median, least, range")
+    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed: median, range")
     axes.legend(loc="upper left")
 
 
@@ -117,7 +118,7 @@ def _adaptation_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
     for rule in dict.fromkeys(table["method"][table["method"] != "power"].tolist()):
         style = method_style(rule)
         run = rows(table, method=rule)
-        axes.plot(run["rho"], run["ratio"], **(style | {"linestyle": "none"}), markeredgecolor="black", markeredgewidth=0.4)
+        axes.plot(run["rho"], run["ratio"], **(style | {"linestyle": "none"}), markersize=6, markeredgecolor="black", markeredgewidth=0.4)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel=r"effective smoothness ratio $\rho$ (S7)", title="R4: diagonal quadratics")

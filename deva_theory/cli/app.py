@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads",
             type=_positive,
-            default=min(2, os.cpu_count() or 1),
+            # The runs of `rates` are many small steps, where threads would wait for each other.
+            default=1 if name == "rates" else min(2, os.cpu_count() or 1),
             metavar="N",
             help="threads that torch computes with (default: %(default)s)",
         )

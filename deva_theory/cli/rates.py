@@ -88,11 +88,12 @@ def _wanted(problem: Problem, options: argparse.Namespace) -> list[tuple[str, st
     for rule in options.rules:
         matrices = catalogue.METHODS[rule].matrices
         if matrices and problem.event_ndim == 1:
-            raise BadInput(f"{rule} is a rule for matrices and {problem.name} has vectors: use e1-heterogeneous, e1-homogeneous, factorisation")
+            fitting = "e1-heterogeneous, e1-homogeneous or factorisation"
+            raise BadInput(f"{rule} is a rule for matrices, and {problem.name} has vectors: use {fitting}")
         covering = ("R3",) if matrices else ("R1", "R2", "R5")
         chosen = [statement for statement in (options.statements or covering) if statement in covering]
         if not chosen:
-            raise BadInput(f"{' and '.join(options.statements)} do not cover {rule} here: use {', '.join(covering)}")
+            raise BadInput(f"--statement {','.join(options.statements)} names none that covers {rule}: use {', '.join(covering)}")
         pairs += [(statement, rule) for statement in chosen]
     return sorted(pairs, key=lambda pair: pair[0])
 
@@ -136,14 +137,14 @@ def _text(row: _Row) -> str:
 def _write(options: argparse.Namespace, rows: Sequence[_Row]) -> None:
     if options.json is not None:
         record = {
-            "problem": options.problem, "seeds": options.seeds, "instances": options.instances, "seed": options.seed, "scale": options.scale,
-            "rows": [_record(row) for row in rows],
+            "problem": options.problem, "seeds": options.seeds, "instances": options.instances, "seed": options.seed,
+            "scale": options.scale, "rows": [_record(row) for row in rows],
         }  # fmt: skip
         options.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.csv is not None:
         tables = [row.table() for row in rows]
         write_csv(options.csv, {
-            key: sum((t[key] for t in tables), []) if isinstance(tables[0][key], list) else np.concatenate([t[key] for t in tables])
+            key: [cell for t in tables for cell in t[key]] if isinstance(tables[0][key], list) else np.concatenate([t[key] for t in tables])
             for key in tables[0]
         })  # fmt: skip
     if options.figure is not None:
@@ -161,8 +162,8 @@ def _record(row: _Row) -> dict[str, Any]:
         for key, column in row.table().items() if isinstance(column, np.ndarray)
     }  # fmt: skip
     return {
-        "statement": row.statement, "rule": row.rule, "oracle": row.oracle, "bound": bound.statement, "assumptions": list(bound.assumptions),
-        "curves": curves, "slope": None if row.slope is None else row.slope.to_dict(),
+        "statement": row.statement, "rule": row.rule, "oracle": row.oracle, "bound": bound.statement,
+        "assumptions": list(bound.assumptions), "curves": curves, "slope": None if row.slope is None else row.slope.to_dict(),
         "single_runs": {"pairs": pairs, "violated": violated, "closest": least if np.isfinite(least) else None},
         "smoothness_exact": row.found.smoothness_exact,
     }  # fmt: skip
@@ -194,7 +195,8 @@ def _draw(path: Path, rows: Sequence[_Row]) -> None:
                                markevery=[len(table["T"]) - 1], markerfacecolor="none", label=f"{look['label']}, bound")  # fmt: skip
                 panel.set(xscale="log", xlabel=r"horizon $T$", title=statement, ylabel="left side")
                 # R3's left side for any direction may be negative.
-                panel.set_yscale("log" if all((row.table()["observed"] > 0).all() for row in rows if row.statement == statement) else "symlog")
+                positive = all((row.table()["observed"] > 0).all() for row in rows if row.statement == statement)
+                panel.set_yscale("log" if positive else "symlog")
                 panel.legend()
             figure.savefig(path)
         finally:

@@ -56,7 +56,7 @@ def rotated(instances: int, seed: int, spread: float = 10.0) -> RotatedQuadratic
 
 
 def wells(instances: int, seed: int, spread: float = 3.0) -> NonConvexWells:
-    """Return cosine wells in 6 variables with curvatures log-uniform on [1/spread, spread], coupled by one more along a random direction."""
+    """Return cosine wells in 6 variables with curvatures log-uniform on [1/spread, spread], and one more along a random direction."""
     generator = torch.Generator().manual_seed(seed)
     curvature = _uniform(generator, (instances, DIMENSION), 1 / spread, spread)
     return NonConvexWells(curvature, "cosine", 0.5 * _normal(generator, (instances, DIMENSION)))
