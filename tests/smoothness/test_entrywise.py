@@ -9,7 +9,9 @@ import torch
 from scipy import integrate, stats
 
 from deva_theory.smoothness.estimators.entrywise import CauchySketch, cauchy_sketch, entrywise_norm, median_correction, weighted_entrywise
+from deva_theory.smoothness.estimators.mean_interval import weighted_summary
 from deva_theory.smoothness.estimators.programs import run
+from deva_theory.smoothness.estimators.randomness import generator
 
 CORRECTIONS = ("median", "geometric", "likelihood")
 
@@ -115,8 +117,8 @@ def test_row_limits_fail_at_the_stated_rate():
 def test_likelihood_solves_its_equation():
     H = symmetric(5)
     sketch = run(cauchy_sketch(5, vectors=12, correction="likelihood", seed=3), apply(H))
-    generator = torch.Generator().manual_seed(3)
-    V = torch.cat([torch.tan(math.pi * (torch.rand(k, 5, generator=generator, dtype=torch.float64) - 0.5)) for k in (8, 4)])
+    draws = generator(3, "cauchy sketch")
+    V = torch.cat([torch.tan(math.pi * (torch.rand(k, 5, generator=draws, dtype=torch.float64) - 0.5)) for k in (8, 4)])
     Y, c = V @ H, sketch.rows / (1 - 1 / 12)
     torch.testing.assert_close((c**2 / (Y**2 + c**2)).sum(0), torch.full((5,), 6.0, dtype=torch.float64))
 
@@ -183,7 +185,8 @@ def test_all_columns_are_exact(H):
     H = H.double()
     found = ours(H)
     bounds = found.estimate.bilinear
-    assert bounds.lower == bounds.upper == found.value == found.certified_upper == found.deterministic_lower
+    assert bounds.lower == found.deterministic_lower <= found.value <= found.certified_upper == bounds.upper
+    assert bounds.ratio <= 1 + 1e-11 and (found.value == 0.0 or bounds.lower < found.value < bounds.upper)
     assert found.value == pytest.approx(float(H.abs().sum()), rel=1e-13)
     assert (bounds.failure, bounds.approximate, found.standard_error, found.estimate.products) == (0.0, False, 0.0, len(H))
 
@@ -261,3 +264,98 @@ def test_bad_inputs(word):
 def test_median_correction_needs_odd_numbers(K):
     with pytest.raises(ValueError, match="odd"):
         median_correction(K)
+
+
+# ---- accuracy of the products, range, randomness -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [1e-2, 2e-6])
+@pytest.mark.parametrize("H", [symmetric(20), torch.eye(20, dtype=torch.float64), low_rank(20)], ids=["dense", "identity", "low rank"])
+def test_both_ends_allow_for_the_accuracy_of_the_products(H, noise):
+    truth = float(H.abs().sum())
+    for sign in (1, -1):
+        found = ours(H * (1 + sign * 0.99 * noise), noise=noise)
+        assert found.estimate.bilinear.contains(truth) and found.deterministic_lower <= truth <= found.certified_upper
+    # A column with errors in every entry, ‖e_j‖_2 = noise ‖He_j‖_2.
+    E = noise * torch.linalg.vector_norm(H, dim=0) * torch.ones(20, 1, dtype=torch.float64) / math.sqrt(20)
+    found = run(entrywise_norm(20, noise=noise), lambda V: V @ (H + E * torch.where(H < 0, -1.0, 1.0)).T)
+    assert found.estimate.bilinear.contains(truth) and found.deterministic_lower <= truth
+
+
+@pytest.mark.parametrize("size", [3, 60])
+def test_single_precision_has_no_intervals_of_width_zero(size):
+    H = torch.eye(size)
+    found = run(entrywise_norm(size, vectors=20, dtype=torch.float32), lambda V: V @ H)
+    bounds = found.estimate.bilinear
+    assert bounds.lower < size < bounds.upper and found.deterministic_lower < size < found.certified_upper
+
+
+def test_accuracy_widens_a_sample_as_well():
+    exact, noisy = ours(symmetric(60), vectors=20), ours(symmetric(60), vectors=20, noise=1e-3)
+    assert noisy.value == exact.value and noisy.deterministic_lower < exact.deterministic_lower * (1 - 0.9e-3)
+    for a, b in ((exact.estimate.bilinear, noisy.estimate.bilinear),):
+        assert b.lower <= a.lower - 0.9e-3 * exact.value and b.upper >= a.upper + 0.9e-3 * exact.value
+
+
+@pytest.mark.parametrize("exponent", [-1000, -665, 600, 980])
+@pytest.mark.parametrize("size", [9, 60])
+def test_powers_of_two_scale_everything(exponent, size):
+    H, scale = low_rank(size), 2.0**exponent
+    plain, moved = ours(H, vectors=20), ours(H * scale, vectors=20)
+    for name in ("value", "standard_error", "deterministic_lower", "certified_upper"):
+        assert getattr(moved, name) == getattr(plain, name) * scale
+    a, b = plain.estimate.bilinear, moved.estimate.bilinear
+    assert (b.lower, b.upper, moved.estimate.met) == (a.lower * scale, a.upper * scale, plain.estimate.met)
+    weights = torch.linspace(0.5, 1, size, dtype=torch.float64)
+    one = run(weighted_entrywise(weights, weights, vectors=20), apply(H))
+    other = run(weighted_entrywise(weights * 2.0**-500, weights * 2.0**490, vectors=20), apply(H))
+    assert other.value == one.value * 2.0**-10
+
+
+def test_sums_beyond_the_largest_number():
+    found = ours(1e307 * torch.ones(9, 9, dtype=torch.float64))
+    assert math.isfinite(found.estimate.bilinear.lower) and found.estimate.bilinear.upper == math.inf
+
+
+def test_the_interval_is_longer_on_the_side_of_the_longer_tail():
+    """First-order Edgeworth: margins t and t + γ(2t²+1)/6 of the standard error, mirrored with the sample."""
+    values = torch.tensor([0.0, 0.1, -0.1, 0.2, 0.0, -0.2, 0.1, 3.0, 0.0, 0.1], dtype=torch.float64)
+    mean, _, (low, high) = weighted_summary(values, 0.95)
+    mirrored_mean, _, (mirrored_low, mirrored_high) = weighted_summary(-values, 0.95)
+    assert high - mean > 1.3 * (mean - low)
+    assert (mirrored_mean, mirrored_low, mirrored_high) == pytest.approx((-mean, -high, -low))
+    w = np.sqrt(np.arange(1, 11))
+    w /= w.sum()
+    e = w * (values.numpy() - w @ values.numpy())
+    skewness = (e**3).sum() / (e**2).sum() ** 1.5
+    shares = w**2 / (1 - 2 * w) * (values.numpy() - mean) ** 2
+    freedom = max(1.0, min(3 * shares.sum() ** 2 / (shares**2).sum() - 2, 1 / (w**2).sum() - 1))
+    t = stats.t.ppf(0.975, freedom)
+    assert (high - mean) / (mean - low) == pytest.approx(1 + skewness * (2 * t**2 + 1) / 6 / t, rel=1e-9)
+
+
+def test_random_numbers_are_streams_of_their_own(monkeypatch):
+    from deva_theory.smoothness.estimators import cauchy, entrywise
+
+    streams = []
+    for module in (cauchy, entrywise):
+        monkeypatch.setattr(module, "generator", lambda seed, stream: streams.append((seed, stream)) or generator(seed, stream))
+    H = symmetric(40)
+    run(cauchy_sketch(40, vectors=11, seed=7), apply(H))
+    ours(H, vectors=20, seed=7)
+    assert len(set(streams)) == len(streams) == 2
+    own = torch.rand(20, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for seed, stream in streams:
+        assert not torch.equal(torch.rand(20, generator=generator(seed, stream), dtype=torch.float64), own)
+
+
+def test_seeds_and_default_devices():
+    H = symmetric(40)
+    for seed in (2**70, np.int64(5)):
+        plain = ours(H, vectors=20, seed=seed)
+        with torch.device("meta"):
+            assert ours(H, vectors=20, seed=seed) == plain
+            run(cauchy_sketch(40, vectors=11, seed=seed), apply(H))
+    for program in (entrywise_norm(40, vectors=20, seed=-1), cauchy_sketch(40, seed=-1)):
+        with pytest.raises(ValueError, match="seed is -1"):
+            run(program, apply(H))

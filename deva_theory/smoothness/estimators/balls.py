@@ -19,6 +19,7 @@ constraints; M is what certifies.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +64,12 @@ class Ball(ABC):
     ----------
     size : int
         d.
+    radius : float
+        Largest Euclidean norm in the ball.
     """
 
     size: int
+    radius: float
 
     @abstractmethod
     def steepest(self, G: Tensor) -> Tensor:
@@ -113,6 +117,11 @@ class Box(Ball):
     """``‖u‖_∞ ≤ 1``: the geometry of SignSGD and Adam."""
 
     size: int
+
+    @property
+    def radius(self) -> float:  # type: ignore[override]
+        """``√d``, of the vertices."""
+        return math.sqrt(self.size)
 
     def steepest(self, G: Tensor) -> Tensor:
         """Return ``sign(G)``, with +1 at zeros: a vertex is never worse for a form that may be maximised there."""
@@ -187,6 +196,11 @@ class SpectralBall(Ball):
     def size(self) -> int:  # type: ignore[override]
         """``m n``."""
         return self.rows * self.columns
+
+    @property
+    def radius(self) -> float:  # type: ignore[override]
+        """``√min(m, n)``, of the (partial) isometries."""
+        return math.sqrt(min(self.rows, self.columns))
 
     def _matrices(self, X: Tensor) -> Tensor:
         return X.reshape(-1, self.rows, self.columns)
@@ -280,6 +294,7 @@ class ProductBall(Ball):
         self.parts = tuple(parts)
         self.sizes = tuple(part.size for part in self.parts)
         self.size = sum(self.sizes)
+        self.radius = math.hypot(*(part.radius for part in self.parts))
 
     def __repr__(self) -> str:
         return f"ProductBall({list(self.parts)!r})"

@@ -14,6 +14,7 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from deva_theory.smoothness.estimators.programs import Program
+from deva_theory.smoothness.estimators.randomness import generator
 
 CORRECTIONS = ("median", "geometric", "likelihood")
 _CHUNK = 1 << 16
@@ -115,10 +116,10 @@ def cauchy_sketch(
     fewest = 3 if correction == "median" else 2
     validate("cauchy_sketch", size, vectors, fewest, batch, confidence)
     K = vectors - 1 if correction == "median" and vectors % 2 == 0 else vectors
-    generator = torch.Generator().manual_seed(seed)
+    draws = generator(seed, "cauchy sketch")
     found = []
     for first in range(0, K, batch):
-        found.append((yield cauchy_vectors(min(batch, K - first), size, generator).to(device, dtype)))
+        found.append((yield cauchy_vectors(min(batch, K - first), size, draws).to(device, dtype)))
     products = torch.cat(found)
     estimator: Callable[[Tensor], Tensor] = {"median": _median, "geometric": _geometric, "likelihood": _likelihood}[correction]
     rows = torch.cat([estimator(part.abs().double()) for part in products.split(_CHUNK, dim=1)])
@@ -134,9 +135,9 @@ def validate(name: str, size: int, vectors: int, fewest: int, batch: int, confid
         raise ValueError(f"{name}: {vectors} vectors; give at least {fewest}")
 
 
-def cauchy_vectors(count: int, size: int, generator: torch.Generator) -> Tensor:
+def cauchy_vectors(count: int, size: int, draws: torch.Generator) -> Tensor:
     """Return `count` vectors of independent Cauchy(0,1) entries."""
-    return torch.tan(math.pi * (torch.rand(count, size, generator=generator, dtype=torch.float64) - 0.5))
+    return torch.tan(math.pi * (torch.rand(count, size, generator=draws, dtype=torch.float64, device="cpu") - 0.5))
 
 
 def _median(magnitudes: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def row_limits(products: Tensor, failure: float) -> Tensor:
 
 
 class Pilot:
-    """Products of G = diag(b) H diag(a) with Cauchy vectors V and sign vectors X, kept free of the known columns.
+    """Products of G = diag(b) H diag(a), of order one, with Cauchy vectors V and sign vectors X, kept free of the known columns.
 
     ``ready`` are the rows that are not zero.
     """

@@ -25,16 +25,21 @@ forecasts the one with the least estimated variance at the columns drawn so far 
 
 A matrix of many small blocks of equal size is the case in which the plain sketch has the smaller deviation: its rows are independent,
 and no pilot ranks them better than chance.
+
+**Accuracy of the products.**  Model: a column is computed with an error ``‖e_j‖_2 ≤ noise ‖He_j‖_2``, so ``‖e_j‖_1 ≤ noise √d ‖He_j‖_2``.
+A column stands for its row as well, so its error counts twice at most.  Over the columns evaluated the ratio κ of
+``Σ 2 √d ‖He_j‖_2`` to ``Σ ‖He_j‖_1`` is measured (between 2 and 3 unless columns are sparse), and all ends move outward by
+``noise κ`` of themselves.  With all columns that is rigorous in the model; with a sample, κ is that of the sample.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from deva_theory.smoothness.estimators.cauchy import (
@@ -48,7 +53,10 @@ from deva_theory.smoothness.estimators.cauchy import (
     validate,
 )
 from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
+from deva_theory.smoothness.estimators.krylov import binary_exponent, scaled
+from deva_theory.smoothness.estimators.mean_interval import mean_weights, weighted_summary
 from deva_theory.smoothness.estimators.programs import Program
+from deva_theory.smoothness.estimators.randomness import generator
 
 __all__ = ["CauchySketch", "Entrywise", "cauchy_sketch", "entrywise_norm", "median_correction", "weighted_entrywise"]
 
@@ -92,6 +100,7 @@ def entrywise_norm(
     pilot_fraction: float = 0.22,
     confidence: float = 0.95,
     tolerance: float = 0.1,
+    noise: float = 1e-13,
     seed: int = 0,
     batch: int = 8,
     dtype: torch.dtype = torch.float64,
@@ -115,6 +124,8 @@ def entrywise_norm(
         Of the interval (approximate) and of `certified_upper` (exact), in (0, 1).
     tolerance : float
         `met` says whether ``upper ≤ (1 + tolerance) lower``; it does not stop the program.
+    noise : float
+        Relative accuracy of the products, at least 8 units of rounding of `dtype`; all ends are moved outward, see the module's head.
     seed : int
         Of everything random.
     batch : int
@@ -133,8 +144,8 @@ def entrywise_norm(
     Des Raj, JASA 51 (1956); Owen and Zhou, "The square root rule for adaptive importance sampling" (2020); SPEC S6.
     """
     return (yield from _columns(
-        "entrywise_norm", size, torch.ones(()).expand(size), torch.ones(()).expand(size), vectors, pilot_fraction, confidence,
-        tolerance, seed, batch, dtype, device,
+        "entrywise_norm", size, torch.ones((), device="cpu").expand(size), torch.ones((), device="cpu").expand(size), vectors,
+        pilot_fraction, confidence, tolerance, noise, seed, batch, dtype, device,
     ))
 
 
@@ -146,6 +157,7 @@ def weighted_entrywise(
     pilot_fraction: float = 0.22,
     confidence: float = 0.95,
     tolerance: float = 0.1,
+    noise: float = 1e-13,
     seed: int = 0,
     batch: int = 8,
     dtype: torch.dtype = torch.float64,
@@ -160,7 +172,7 @@ def weighted_entrywise(
     ----------
     a, b : Tensor, shape ``(d,)``
         Non-negative, finite.
-    vectors, pilot_fraction, confidence, tolerance, seed, batch, dtype, device
+    vectors, pilot_fraction, confidence, tolerance, noise, seed, batch, dtype, device
         As for :func:`entrywise_norm`.
 
     Raises
@@ -173,27 +185,63 @@ def weighted_entrywise(
     if not all(bool(torch.isfinite(w).all()) and bool((w >= 0).all()) for w in (a, b)):
         raise ValueError("weighted_entrywise: weights must be finite and not negative")
     return (yield from _columns(
-        "weighted_entrywise", len(a), a, b, vectors, pilot_fraction, confidence, tolerance, seed, batch, dtype, device
+        "weighted_entrywise", len(a), a, b, vectors, pilot_fraction, confidence, tolerance, noise, seed, batch, dtype, device
     ))
 
 
 def _columns(
     name: str, size: int, a: Tensor, b: Tensor, vectors: int, pilot_fraction: float, confidence: float, tolerance: float,
-    seed: int, batch: int, dtype: torch.dtype, device: torch.device | str,
+    noise: float, seed: int, batch: int, dtype: torch.dtype, device: torch.device | str,
 ) -> Program[Entrywise]:
+    """Scale weights and products by powers of two, so that squares and floors are those of numbers of order one; scale the result back."""
     validate(name, size, vectors, min(7, size), batch, confidence)
     if not 0 < pilot_fraction <= 0.5 or not tolerance > 0:
         raise ValueError(f"{name}: pilot_fraction {pilot_fraction}, tolerance {tolerance}; the share lies in (0, 1/2], both are positive")
-    a, b = a.to(device, dtype), b.to(device, dtype)
+    units = [binary_exponent(a), binary_exponent(b)]
+    a, b = (w.double() * 2.0**-unit for w, unit in zip((a, b), units, strict=True))
+    program = _scaled_columns(
+        size, a.to(device, dtype), b.to(device, dtype), vectors, pilot_fraction, confidence, tolerance,
+        max(noise, 8 * torch.finfo(dtype).eps), seed, batch, dtype, device,
+    )
+    unit: int | None = None
+    V = next(program)
+    while True:
+        answer = (yield V).to(dtype)
+        # A first batch that vanishes says nothing about the size of the others.
+        if unit is None and bool(answer.any()):
+            unit = binary_exponent(answer)
+        try:
+            V = program.send(answer if unit is None else answer * 2.0**-unit)
+        except StopIteration as stop:
+            return _unscaled(stop.value, sum(units) + (unit or 0))
+
+
+def _unscaled(found: Entrywise, exponent: int) -> Entrywise:
+    """Return the result for products ``2^exponent`` times as large; a lower end beyond the largest number is no number."""
+    bounds = found.estimate.bilinear
+    lower, certain = (min(scaled(x, exponent), sys.float_info.max) for x in (bounds.lower, found.deterministic_lower))
+    bilinear = replace(bounds, lower=lower, upper=scaled(bounds.upper, exponent))
+    value, error, limit = (scaled(x, exponent) for x in (found.value, found.standard_error, found.certified_upper))
+    return Entrywise(replace(found.estimate, bilinear=bilinear), value, error, certain, limit)
+
+
+def _scaled_columns(
+    size: int, a: Tensor, b: Tensor, vectors: int, pilot_fraction: float, confidence: float, tolerance: float,
+    noise: float, seed: int, batch: int, dtype: torch.dtype, device: torch.device | str,
+) -> Program[Entrywise]:
     known, seen = 0.0, torch.zeros(size, dtype=torch.float64, device=device)
     unknown = torch.ones(size, dtype=torch.bool, device=device)
+    absolute, euclidean = 0.0, 0.0  # of the columns evaluated: sums of ‖·‖₁ and of 2 √d ‖·‖₂
 
     def take(j: int, column: Tensor) -> tuple[float, Tensor]:
         """Count row and column j of the weighted matrix; return r_j and column j of |G|."""
-        nonlocal known
+        nonlocal known, absolute, euclidean
         magnitudes = column.abs().double() * unknown
         rest, across = float(b[j] * (a * magnitudes).sum()), float(a[j] * (b * magnitudes).sum())
         known += rest + across - float(a[j] * b[j] * magnitudes[j])
+        weighted = b[j] * a * column
+        absolute += float(weighted.abs().double().sum())
+        euclidean += 2 * math.sqrt(size) * float(torch.linalg.vector_norm(weighted.double()))
         column_sums = a[j] * b * column.abs().double()
         seen.add_(column_sums)
         unknown[j] = False
@@ -201,9 +249,11 @@ def _columns(
 
     def result(value: float, error: float, ends: tuple[float, float] | None, lower: float, upper: float, products: int) -> Entrywise:
         methods, notes = ("all columns", "all columns"), ("every column that is not zero was evaluated",)
-        bounds = Bounds(value, value, *methods)
+        share = noise / (1 - min(noise, 0.5)) * max(1.0, euclidean / absolute if absolute > 0 else 1.0)
+        lower, upper = max(0.0, (1 - share) * lower), (1 + share) * upper
+        bounds = Bounds(lower, upper, *methods)
         if ends is not None:
-            slack = _ROUNDING * torch.finfo(dtype).eps * abs(value)
+            slack = (_ROUNDING * torch.finfo(dtype).eps + share) * abs(value)
             low = max(lower, ends[0] - slack)
             text = f"exact columns, adaptive forecasts: Student's t with skewness, {confidence:.3g}"
             bounds = Bounds(low, max(low, ends[1] + slack), text, text, 1 - confidence, approximate=True)
@@ -215,11 +265,11 @@ def _columns(
         yield from _exact(list(range(size)), batch, size, dtype, device, take)
         return result(known, 0.0, None, known, known, size)
 
-    generator = torch.Generator().manual_seed(seed)
+    draw = generator(seed, "entrywise norm")
     pilots = min(max(4, round(pilot_fraction * vectors)), vectors - 3)
     split = (pilots + 1) // 2
-    signs = torch.randint(0, 2, (pilots - split, size), generator=generator, dtype=torch.float64) * 2 - 1
-    probes = torch.cat((cauchy_vectors(split, size, generator), signs)).to(device, dtype)
+    signs = torch.randint(0, 2, (pilots - split, size), generator=draw, dtype=torch.float64, device="cpu") * 2 - 1
+    probes = torch.cat((cauchy_vectors(split, size, draw), signs)).to(device, dtype)
     found = []
     for part in probes.split(batch):
         found.append(b * (yield part * a))
@@ -266,7 +316,7 @@ def _columns(
         remaining, chosen, probabilities = laws[best].clone(), [], []
         for _ in range(min(batch, draws - len(values))):
             cumulative = remaining.cumsum(0)
-            point = cumulative[-1] * torch.rand((), generator=generator, dtype=torch.float64).to(device)
+            point = cumulative[-1] * torch.rand((), generator=draw, dtype=torch.float64, device="cpu").to(device)
             # The first index beyond the point has mass; rounding at the last must not step over the end.
             j = min(int(torch.searchsorted(cumulative, point, right=True)), int(remaining.nonzero()[-1]))
             chosen.append(j)
@@ -282,7 +332,7 @@ def _columns(
             past.append(((r - float(diagonal[j])) ** 2, q, {key: float(law[j]) for key, law in laws.items()}))
             sums += torch.where(torch.arange(size, device=device) == j, 0.0, column_sums) / q
     left = unknown & pilot.ready
-    value, error, ends = _summary(torch.tensor(values, dtype=torch.float64), confidence)
+    value, error, ends = weighted_summary(torch.tensor(values, dtype=torch.float64, device="cpu"), confidence)
     lower = (1 - _ROUNDING * torch.finfo(dtype).eps) * (known + float((pilot.Z.abs().double() * left).sum(1).max()))
     upper = known + float((limits - seen).clamp_min(0)[left].sum())
     return result(value, error, ends, lower, max(upper, lower), vectors)
@@ -330,28 +380,5 @@ def _level(values: list[float], forecast: float, rest: float) -> float:
     """Return the factor of the forecast `rest` that makes the whole forecast the mean of the t_k so far, within limits."""
     if len(values) < 3 or rest <= 0:
         return 1.0
-    return min(4.0, max(0.25, (float(_weights(len(values)) @ torch.tensor(values, dtype=torch.float64)) - forecast) / rest))
-
-
-def _weights(count: int) -> Tensor:
-    w = torch.arange(1, count + 1, dtype=torch.float64).sqrt()
-    return w / w.sum()
-
-
-def _summary(values: Tensor, confidence: float) -> tuple[float, float, tuple[float, float]]:
-    """Weighted mean, its standard error, the interval."""
-    w = _weights(len(values))
-    mean = float((w * values).sum())
-    deviations = values - mean
-    alpha = w**2 / (1 - 2 * w)
-    error = math.sqrt(float((alpha * deviations**2).sum() / (1 + alpha.sum())))
-    cube, square = float(((w * deviations) ** 3).sum()), float(((w * deviations) ** 2).sum())
-    skewness = cube / square**1.5 if square > 0 else 0.0
-    # Satterthwaite's degrees of freedom, E[e⁴] = 3σ⁴: the t_k have different variances, the first batch's the largest.
-    shares = alpha * deviations**2
-    spread = 3 * float(shares.sum()) ** 2 / float((shares**2).sum()) - 2 if square > 0 else 1.0
-    t = float(stats.t.ppf((1 + confidence) / 2, max(1.0, min(spread, 1 / float((w**2).sum()) - 1))))
-    # While the forecasts improve the late t_k are close together, and equal weights see the larger, early errors better.
-    margin = max(error, float(deviations.std()) / math.sqrt(len(values)))
-    edge = (2 * t * t + 1) / 6
-    return mean, error, (mean - margin * (t + edge * max(0.0, -skewness)), mean + margin * (t + edge * max(0.0, skewness)))
+    mean = float(mean_weights(len(values)) @ torch.tensor(values, dtype=torch.float64, device="cpu"))
+    return min(4.0, max(0.25, (mean - forecast) / rest))

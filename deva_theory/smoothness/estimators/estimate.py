@@ -83,7 +83,8 @@ class Estimate:
     tolerance : float
         Requested: ``upper ≤ (1 + tolerance) lower`` for `bilinear`.
     met : bool
-        Whether it was reached.
+        Whether the stopping rule was reached: the tolerance, or under ``stop="value"`` (l2) a value accurate to the tolerance, in
+        an interval that may be wider.
     notes : tuple of str
         What a reader must know: a budget that ran out, a small block computed densely.
     """

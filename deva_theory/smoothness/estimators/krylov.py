@@ -1,21 +1,11 @@
 r"""Extreme eigenvalues by Lanczos, with an a-posteriori probabilistic certificate.
 
-Lanczos from a unit vector q gives orthonormal polynomials π_0 = 1, π_1, ..., π_k (three-term recurrence with the
-computed α_j, β_j) with ``π_j(H) q = q_j`` orthonormal.  Let u be a unit eigenvector of the eigenvalue λ.  For every
-``p = Σ_j c_j π_j``,
+The recurrence, its restarts and when to stop; what it proves is in :mod:`deva_theory.smoothness.estimators.certificate`.
 
-    p(λ)² <q,u>² ≤ ‖p(H) q‖² = Σ_j c_j² ,     so with c_j = π_j(λ):     Σ_{j≤k} π_j(λ)² ≤ 1/<q,u>² .
-
-(Parseval for u in the orthonormal q_j: the left side is the sum of <q_j,u>²/<q,u>², at most 1/<q,u>².)  Beyond the
-largest zero of π_k, the largest Ritz value, the sum increases without bound.  If ``<q,u>² ≥ τ²``, then λ_max is at
-most the point λ* where the sum reaches 1/τ²; likewise below for λ_min.  For q uniform on the sphere, <q,u>² has the
-Beta(½, (d-1)/2) law whatever u is; τ² is its quantile at δ/2, and both ends hold with probability at least 1-δ.
-
-The event does not depend on k, so the certificate may be read at every step and stopped on.  It sees the gap, and it is
-never weaker than the worst case over spectra: with p the Chebyshev polynomial T_{k-1} on the Ritz interval, whose norm is
-at most one by Gauss quadrature, ``λ* - θ_max ≤ (θ_max - θ_min) sinh²(arcosh(1/τ) / (2k-2))``.  The bound of Kuczyński
-and Woźniakowski (1992) is this one up to constants, with 2k-1.  Hochstenbach and others (van Dorsselaer, Hochstenbach,
-van der Vorst, SIMAX 2000) use one polynomial, ``|π_k(λ)| ≤ 1/τ``; the sum is the best over all polynomials of that degree.
+**Accuracy of the products.**  Model: what is computed is the product with a symmetric H + E, ``‖E‖_2 ≤ noise · ‖H‖_2``.  By Weyl's
+inequality every eigenvalue moves by ``noise · ‖H‖_2`` at most, so both ends of an interval move outward by that much; the larger of
+``max|θ|`` and ``max|α| + max β`` stands for ‖H‖_2.  That rounding is the same E for all products is an assumption: it
+holds for the rounding of the forward pass, which all products share, and what changes from product to product is of the same size.
 """
 
 from __future__ import annotations
@@ -25,17 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from deva_theory.smoothness.estimators.certificate import Run, evidence, excludes, reach
 from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
 from deva_theory.smoothness.estimators.programs import Program
+from deva_theory.smoothness.estimators.randomness import generator
 
 _CHUNK = 16
+_EVIDENCE = 2.0
+"""Evidence of the finished runs, each, without which there is no other run."""
 STOPS = ("certificate", "value")
-_SEARCH = 1e-4
-"""Relative accuracy of the certified excess over the Ritz value."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +36,12 @@ class Spectrum:
     Attributes
     ----------
     lowest, highest : float
-        Extreme Ritz values: ``λ_min ≤ lowest``, ``highest ≤ λ_max`` for sure.
+        Extreme Ritz values, moved inward by the accuracy of the products: ``λ_min ≤ lowest``, ``highest ≤ λ_max`` for sure.
+        If all eigenvalues are equal, `lowest` is the larger one.
     floor, ceiling : float
         ``floor ≤ λ_min``, ``λ_max ≤ ceiling`` with probability at least ``1 - failure``.
     vectors : Tensor, shape ``(2, d)``
-        Unit Ritz vectors of `lowest` and `highest`.
+        Unit Ritz vectors of both ends.
     products : int
         Operator-vector products used.
     failure : float
@@ -70,7 +62,7 @@ class Spectrum:
     @property
     def modulus(self) -> tuple[float, float]:
         """Lower and upper bound of max|λ|."""
-        return max(abs(self.lowest), abs(self.highest)), max(abs(self.floor), abs(self.ceiling))
+        return max(self.highest, -self.lowest, 0.0), max(abs(self.floor), abs(self.ceiling))
 
 
 def extreme_eigenvalues(
@@ -83,6 +75,7 @@ def extreme_eigenvalues(
     stop: str = "certificate",
     noise: float = 1e-14,
     seed: int = 0,
+    stream: str = "lanczos",
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Program[Spectrum]:
@@ -108,9 +101,11 @@ def extreme_eigenvalues(
         Stop here in any case; the interval is valid, only wider.
     noise : float
         Relative accuracy of the products: about 1e-14 in float64, 1e-6 in float32; at least 8 units of rounding of
-        `dtype`.  Floor and ceiling are moved outward by ``noise · max|θ|``.
-    seed : int
-        Of the start vector, which must not depend on the operator.
+        `dtype`.  Every end is moved outward by about ``noise · ‖H‖``, twice that if there was a restart (a Ritz vector may
+        then combine runs, whose coupling of at most that size is not computed).
+    seed, stream : int, str
+        Of the start vectors, which must not depend on the operator, see
+        :func:`~deva_theory.smoothness.estimators.randomness.generator`.
     dtype, device
         Of the vectors; full reorthogonalisation, twice.
 
@@ -126,19 +121,30 @@ def extreme_eigenvalues(
             f"extreme_eigenvalues: size {size}, max_products {max_products}, failure {failure}, tolerance {tolerance}; "
             "sizes and budgets are at least 1, the failure probability lies in (1e-100, 1), the tolerance is positive"
         )
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(size, generator=generator, dtype=torch.float64).to(device)
-    q = (q / torch.linalg.vector_norm(q)).to(dtype)
-    squared_overlap = float(stats.beta.ppf(failure / 2, 0.5, (size - 1) / 2)) if size > 1 else 1.0
+    draws = generator(seed, stream)
+
+    def start(known: Tensor) -> Tensor:
+        """Return a uniform unit vector of the complement of the orthonormal rows `known`."""
+        r = torch.randn(size, generator=draws, dtype=torch.float64, device="cpu").to(device)
+        r = (r / torch.linalg.vector_norm(r)).to(dtype)
+        if len(known):
+            # The second pass removes what cancellation leaves in a small complement.
+            for _ in range(2):
+                r = r - known.T @ (known @ r)
+                r = r / torch.linalg.vector_norm(r)
+        return r
+
     basis = torch.empty(min(_CHUNK, max_products), size, dtype=dtype, device=device)
+    q = start(basis[:0])
     noise = max(noise, 8 * torch.finfo(dtype).eps)
-    target = 1.0 / squared_overlap
+    noise /= 1 - min(noise, 0.5)  # relative to what is computed, not to H
+    runs = [Run(size)]
     alphas: list[float] = []
-    betas: list[float] = []
+    couplings: list[float] = []  # β between q_j and q_{j+1}; 0 between runs
     limit = min(max_products, size)
-    exponent = 0
+    exponent, largest_beta = 0, 0.0
     while True:
-        k = len(alphas)
+        k, run = len(alphas), runs[-1]
         if k == len(basis):
             more = torch.empty(min(_CHUNK, limit - k), size, dtype=dtype, device=device)
             basis = torch.cat((basis, more))
@@ -153,35 +159,50 @@ def extreme_eigenvalues(
             w = w - known.T @ (known @ w)
         beta = float(torch.linalg.vector_norm(w))
         alphas.append(alpha)
-        betas.append(beta)
-        scale = max(map(abs, alphas)) + max(betas)
+        largest_beta = max(largest_beta, beta)
+        scale = max(map(abs, alphas)) + largest_beta
         # β below the accuracy of the products is rounding: the certificate counts it as large as that accuracy.
         exhausted = beta <= noise * scale or k + 1 == size
-        betas[-1] = max(beta, noise * scale)
-        values, vectors = eigh_tridiagonal(np.array(alphas), np.array(betas[:-1]))
-        found = max(abs(values[0]), abs(values[-1]))
+        run.alphas.append(alpha)
+        run.betas.append(max(beta, noise * scale))
+        values, vectors = eigh_tridiagonal(np.array(alphas), np.array(couplings))
+        lowest, highest = float(values[0]), float(values[-1])
+        margin = noise * max(scale, highest, -lowest) * min(2, len(runs))
+        found = max(highest, -lowest) - margin
         # The whole space, or H q = 0 for a random q: nothing is left for chance.
         complete = k + 1 == size or scale == 0.0
         width = tolerance if stop == "certificate" else max(tolerance, math.sqrt(2.5 * tolerance))
         if both_ends:
-            low, high = float(values[0]) - width * found, float(values[-1]) + width * found
+            low, high = lowest + margin - width * found, highest - margin + width * found
         else:
             low, high = -(1 + width) * found, (1 + width) * found
-        met = complete
-        if not met and (stop == "certificate" or exhausted or _settled(values, betas[-1] * np.abs(vectors[-1]), tolerance)):
-            # Cheaper than the certificate itself: has the sum reached its target at the ends of the wanted interval?
-            low, high = low + noise * scale, high - noise * scale
-            met = low <= values[0] and values[-1] <= high and all(_exceeds(alphas, betas, x, target) for x in (low, high))
-        if met or exhausted or k + 1 >= limit:
+        met = low + margin <= lowest and highest <= high - margin
+        if met and not complete:
+            met = stop == "certificate" or exhausted or _settled(values, beta * np.abs(vectors[-1]), tolerance)
+            # Cheaper than the certificate itself: is the end of the wanted interval excluded?
+            met = met and excludes(runs, high - margin, failure / 2)
+            met = met and excludes([r.mirrored() for r in runs], -(low + margin), failure / 2)
+        if met or complete or k + 1 >= limit:
             break
-        q = w / beta
-    if complete:
-        ceiling, floor = float(values[-1]) + noise * scale, float(values[0]) - noise * scale
-    else:
-        ceiling = _reach(alphas, betas, target, float(values[-1]), scale, high if met else None) + noise * scale
-        floor = -_reach([-a for a in alphas], betas, target, -float(values[0]), scale, -low if met else None) - noise * scale
+        if exhausted:
+            # Little evidence from a run at this accuracy means little from the next ones: chance alone gives one each.
+            gained = min(evidence(runs, high - margin), evidence([r.mirrored() for r in runs], -(low + margin)))
+            if gained < _EVIDENCE * len(runs):
+                break
+            couplings.append(0.0)
+            runs.append(Run(size - k - 1))
+            q = start(known)
+        else:
+            couplings.append(beta)
+            q = w / beta
+    floor, ceiling = lowest - margin, highest + margin
+    if not complete:
+        ceiling = reach(runs, failure / 2, highest, scale, high - margin if met else None) + margin
+        floor = -reach([r.mirrored() for r in runs], failure / 2, -lowest, scale, -(low + margin) if met else None) - margin
+    if met:  # the sums above may round up
+        floor, ceiling = max(floor, low), min(ceiling, high)
     ends = torch.from_numpy(np.ascontiguousarray(vectors[:, [0, -1]].T)).to(basis)
-    lowest, highest, floor, ceiling = (scaled(float(x), exponent) for x in (values[0], values[-1], floor, ceiling))
+    lowest, highest, floor, ceiling = (scaled(x, exponent) for x in (lowest + margin, highest - margin, floor, ceiling))
     return Spectrum(lowest, highest, floor, ceiling, ends @ basis[: len(alphas)], len(alphas), 0.0 if size == 1 else failure, met)
 
 
@@ -207,12 +228,12 @@ def euclidean_products(size: int, max_products: int) -> tuple[int, int]:
     return min(most, round(8 + 2.5 * math.log(size))), most
 
 
-def dense_spectrum(H: Tensor) -> Spectrum:
-    """Return the spectrum of a matrix at hand, to rounding."""
+def dense_spectrum(H: Tensor, *, noise: float = 0.0) -> Spectrum:
+    """Return the spectrum of a matrix at hand, to rounding and to the relative accuracy `noise` of its entries."""
     values, vectors = torch.linalg.eigh(H)
     low, high = float(values[0]), float(values[-1])
-    slack = 10 * len(H) * torch.finfo(H.dtype).eps * max(abs(low), abs(high))
-    return Spectrum(low, high, low - slack, high + slack, vectors[:, [0, -1]].T, 0, 0.0, True)
+    slack = max(10 * len(H) * torch.finfo(H.dtype).eps, noise / (1 - min(noise, 0.5))) * max(abs(low), abs(high))
+    return Spectrum(low + slack, high - slack, low - slack, high + slack, vectors[:, [0, -1]].T, 0, 0.0, True)
 
 
 def _settled(values: np.ndarray, residuals: np.ndarray, tolerance: float) -> bool:
@@ -226,10 +247,9 @@ def euclidean_smoothness(size: int, *, tolerance: float = 1e-3, **options: objec
     """Enclose ``max|λ|`` (bilinear) and ``max(0, λ_max)`` (quadratic); options of :func:`extreme_eigenvalues`."""
     spectrum = yield from extreme_eigenvalues(size, tolerance=tolerance, **options)  # type: ignore[arg-type]
     lower, upper = spectrum.modulus
-    top = int(abs(spectrum.highest) >= abs(spectrum.lowest))
+    top = int(spectrum.highest >= -spectrum.lowest)
     u = spectrum.vectors[top]
-    value = spectrum.highest if top else spectrum.lowest
-    pair = None if value == 0 else (u if value > 0 else -u, u)
+    pair = None if lower == 0 else (u if top else -u, u)
     method = "Lanczos, sum of squared Lanczos polynomials"
     bilinear = Bounds(lower, upper, "Ritz value", method, spectrum.failure, witness=pair)
     positive = spectrum.vectors[1] if spectrum.highest > 0 else None
@@ -242,33 +262,3 @@ def euclidean_smoothness(size: int, *, tolerance: float = 1e-3, **options: objec
     elif upper > (1 + tolerance) * lower:
         notes = ("stopped by the residual rule: the value has the tolerance, the certified interval is wider",)
     return Estimate("l2", size, bilinear, quadratic, spectrum.products, tolerance, spectrum.met, notes)
-
-
-def _exceeds(alphas: list[float], betas: list[float], x: float, target: float) -> bool:
-    """Return whether ``Σ_{j≤k} π_j(x)² > target`` at a point outside the Ritz interval, where the sum grows outward."""
-    before, current, total, last = 0.0, 1.0, 1.0, 0.0
-    for alpha, beta in zip(alphas, betas, strict=True):
-        before, current, last = current, ((x - alpha) * current - last * before) / beta, beta
-        total += current * current
-        if total > target:
-            return True
-    return False
-
-
-def _reach(alphas: list[float], betas: list[float], target: float, largest: float, scale: float, known: float | None) -> float:
-    """Return a point beyond the largest Ritz value where the sum of squared polynomials exceeds `target`, 1/τ²; at most `known`."""
-    if _exceeds(alphas, betas, largest, target):
-        return largest
-    high = largest + scale if known is None else known
-    while not _exceeds(alphas, betas, high, target):
-        high = largest + 2.0 * (high - largest)
-    low = largest
-    while high - low > _SEARCH * (high - largest):
-        middle = 0.5 * (low + high)
-        if not low < middle < high:
-            break
-        if _exceeds(alphas, betas, middle, target):
-            high = middle
-        else:
-            low = middle
-    return high

@@ -10,10 +10,25 @@ One program for every ball of :mod:`deva_theory.smoothness.estimators.balls`:
    turns its certified spectrum into upper bounds of both quantities.
 
 A block of few parameters is written out once (d products) and everything after that is exact arithmetic on the matrix.
+
+**Accuracy of the products.**  Model: what is computed is the product with a symmetric H + E, and the error of no product in the
+ball exceeds ``noise`` times the largest one, ``‖E y‖_2 ≤ noise · g``, ``g = max ‖H y‖_2``.  Let R be the largest Euclidean norm in
+the ball.  Then, without further assumptions, ``|<x, E y>| ≤ noise · R · g`` for x, y in the ball, and both quantities of H and of
+H + E differ by no more.
+
+* Upper ends: ``g ≤ max ‖H y‖_*``, because the dual norms are at least Euclidean: the allowance is ``noise · R`` of the norm.  For a
+  box it also covers every E with ``|E_ij| ≤ noise |H_ij| / √2``: the mean over sign vectors gives
+  ``‖H‖_{∞→1} ≥ Σ_i ‖H_i‖_2/√2 ≥ Σ|H_ij|/√(2d)`` (Khinchine).  Taking H + E for fixed and comparing *norms* avoids the factor
+  ``‖M^{-1}‖ trace``, of the order of d, by which whitening enlarges E itself.
+* Lower ends: ``noise · ‖x‖_2 · g`` with the largest g seen, near the maximum since the power iteration maximises ‖H y‖_*.
+
+That E is the same for all products is an assumption (see :mod:`deva_theory.smoothness.estimators.krylov`); what changes from
+product to product is allowed for by Lanczos, relative to the whitened operator.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -25,6 +40,7 @@ from deva_theory.smoothness.estimators.balls import Ball, Box, Majorant
 from deva_theory.smoothness.estimators.estimate import Bounds, Estimate
 from deva_theory.smoothness.estimators.krylov import Spectrum, binary_exponent, dense_spectrum, extreme_eigenvalues, scaled
 from deva_theory.smoothness.estimators.programs import Program, congruence
+from deva_theory.smoothness.estimators.randomness import generator
 
 _ENUMERATED = 14
 _FLOORS = (0.01, 0.1)
@@ -107,7 +123,7 @@ def operator_norm(
     failure : float
         δ: probability that an upper end is wrong (the lower ends are evaluated, not estimated).
     noise : float
-        Relative accuracy of the products.
+        Relative accuracy of the products, at least 8 units of rounding of `dtype`; all ends are moved outward, see above.
 
     Notes
     -----
@@ -118,10 +134,11 @@ def operator_norm(
     used = 0
     exponent: int | None = None  # of two: products are scaled to order one, because their squares are summed
     H: Tensor | None = None
-    generator = torch.Generator().manual_seed(seed)
+    noise = max(noise, 8 * torch.finfo(dtype).eps)
 
-    def normal(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+    def normal(rows: int, columns: int, stream: str) -> Tensor:
+        draws = generator(seed, f"operator norm: {stream}")
+        return torch.randn(rows, columns, generator=draws, dtype=torch.float64, device="cpu").to(device=device, dtype=dtype)
 
     def product(V: Tensor) -> Program[Tensor]:
         nonlocal used, exponent
@@ -137,11 +154,11 @@ def operator_norm(
         identity = torch.eye(size, dtype=dtype, device=device)
         columns = yield from product(identity)
         H = 0.5 * (columns + columns.mT)
-    best = _Best(ball, size)
-    V = normal(effort.columns, size)
+    best = _Best(ball, noise)
+    V = normal(effort.columns, size, "lift")
     majorant: Majorant | None = None
     upper_bilinear = upper_quadratic = torch.inf
-    certified_by, met = "", False
+    certified_by = ""
     for attempt, floor in enumerate(_FLOORS):
         for _ in range(effort.lifts if attempt == 0 else max(1, effort.lifts // 2)):
             G = yield from product(V)
@@ -152,13 +169,13 @@ def operator_norm(
             V = 2.0 * majorant.power(G, -1.0)
         assert majorant is not None
         if attempt == 0:
-            starts = ball.steepest(normal(effort.restarts, effort.columns) @ V)
+            starts = ball.steepest(normal(effort.restarts, effort.columns, "rounding") @ V)
             yield from _climb(ball, starts, product, best, effort.ascents)
         bound = majorant.floored(floor)
         spectrum: Spectrum
         root = _root(bound)
         if H is not None:
-            spectrum = dense_spectrum(root(root(H).mT))
+            spectrum = dense_spectrum(root(root(H).mT), noise=noise)
         else:
             assert exponent is not None
             unit = 2.0**-exponent
@@ -166,7 +183,7 @@ def operator_norm(
             spectrum = yield from congruence(
                 extreme_eigenvalues(
                     size, tolerance=5e-3, failure=failure / len(_FLOORS), max_products=effort.certificate_products,
-                    noise=noise, seed=seed + 1 + attempt, dtype=dtype, device=device,
+                    noise=noise, seed=seed, stream=f"operator norm: certificate {attempt}", dtype=dtype, device=device,
                 ),
                 root, lambda W, root=root, unit=unit: root(W.to(dtype) * unit),  # type: ignore[misc]
             )
@@ -178,27 +195,38 @@ def operator_norm(
         upper_quadratic = min(upper_quadratic, bound.trace * max(0.0, spectrum.ceiling))
         if attempt == 0:
             yield from _climb_quadratic(ball, bound, spectrum, product, best, effort.rounds)
-        met = upper_bilinear <= (1 + tolerance) * best.bilinear
-        if met:
+        if (1 + noise * ball.radius) * upper_bilinear <= (1 + tolerance) * best.bilinear:
             break
     chance = 0.0 if H is not None else failure
     lower_method = "power iteration from lifted starts"
     quadratic_method, quadratic_certified_by = "projected ascent, evaluated", "trace bound, largest eigenvalue"
     if H is not None and isinstance(ball, Box) and size <= _ENUMERATED:
-        upper_bilinear, best.pair = _enumerate(H, lambda S, G: G.abs().sum(-1))
-        best.bilinear = upper_bilinear
-        certified_by, lower_method, met = "all sign vectors", "all sign vectors", True
+        S, G = _vertices(H)
+        best.offer_pairs(S, G)
+        upper_bilinear = float(ball.dual_norm(G).max())
+        certified_by, lower_method = "all sign vectors", "all sign vectors"
         if bool((H.diagonal() >= 0).all()):
             # Convex in each coordinate: a vertex attains the maximum of uᵀHu as well.
-            upper_quadratic, (best.single, _) = _enumerate(H, lambda S, G: (S * G).sum(-1))
-            best.quadratic = upper_quadratic
+            best.offer_singles(S, G)
+            upper_quadratic = float((S * G).sum(-1).max())
             quadratic_method = quadratic_certified_by = "all sign vectors"
     # The two quantities bound each other; rounding may leave a witness an ulp above its certificate.
     if best.single is not None and best.quadratic > best.bilinear:
-        best.bilinear, best.pair = best.quadratic, (best.single, best.single)
+        best.pair_value, best.pair = best.single_value, (best.single, best.single)
+    if best.quadratic == 0.0:  # what is not above the accuracy of the products is no witness
+        best.single = None
+    if best.bilinear == 0.0:
+        best.pair = None
     upper_bilinear = max(upper_bilinear, best.bilinear)
     upper_quadratic = max(min(upper_quadratic, upper_bilinear), best.quadratic)
-    lower, upper, low, high = (scaled(x, exponent or 0) for x in (best.bilinear, upper_bilinear, best.quadratic, upper_quadratic))
+    share = noise * ball.radius
+    # Relative to H's own norm, hence the denominator; where the model leaves nothing, twice the first order.
+    slack = share * upper_bilinear / (1 - min(share, 0.5))
+    upper_bilinear, upper_quadratic = upper_bilinear + slack, upper_quadratic + slack
+    met = upper_bilinear <= (1 + tolerance) * best.bilinear
+    upper, high = scaled(upper_bilinear, exponent or 0), scaled(upper_quadratic, exponent or 0)
+    # A lower end beyond the largest number is no number.
+    lower, low = (min(scaled(x, exponent or 0), sys.float_info.max) for x in (best.bilinear, best.quadratic))
     bilinear = Bounds(lower, upper, lower_method, certified_by, chance, witness=best.pair)
     quadratic = Bounds(low, high, quadratic_method, quadratic_certified_by, chance, witness=best.single)
     notes = () if met else (f"the interval has ratio {bilinear.ratio:.3g}: certificate and witness do not meet at this effort",)
@@ -207,30 +235,50 @@ def operator_norm(
 
 @dataclass
 class _Best:
-    """The best feasible directions so far; every value is evaluated at the point that is kept."""
+    """The best feasible directions so far; every value is evaluated at the point that is kept, less what rounding may have added."""
 
     ball: Ball
-    size: int
-    bilinear: float = 0.0
-    quadratic: float = 0.0
+    noise: float
     pair: tuple[Tensor, Tensor] | None = None
     single: Tensor | None = None
+    pair_value: float = 0.0
+    single_value: float = 0.0
+    largest: float = 0.0
+    """Largest ``‖H y‖_2`` seen, y in the ball."""
+
+    @property
+    def bilinear(self) -> float:
+        """Below the bilinear quantity."""
+        return 0.0 if self.pair is None else max(0.0, self.pair_value - self._allowance(self.pair[0]))
+
+    @property
+    def quadratic(self) -> float:
+        """Below the quadratic quantity."""
+        return 0.0 if self.single is None else max(0.0, self.single_value - self._allowance(self.single))
+
+    def _allowance(self, x: Tensor) -> float:
+        return self.noise * self.largest * float(torch.linalg.vector_norm(x))
 
     def offer_pairs(self, D: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
         """Offer ``<steepest(G), G> = ‖H D‖_*``; return the partners steepest(G) and the values."""
+        self._see(G)
         partner = self.ball.steepest(G)
         values = (partner * G).sum(-1)
         top = int(values.argmax())
-        if float(values[top]) > self.bilinear:
-            self.bilinear, self.pair = float(values[top]), (partner[top].clone(), D[top].clone())
+        if float(values[top]) > self.pair_value:
+            self.pair_value, self.pair = float(values[top]), (partner[top].clone(), D[top].clone())
         return partner, values
 
     def offer_singles(self, D: Tensor, G: Tensor) -> None:
         """Offer ``<D, H D>``."""
+        self._see(G)
         values = (D * G).sum(-1)
         top = int(values.argmax())
-        if float(values[top]) > self.quadratic:
-            self.quadratic, self.single = float(values[top]), D[top].clone()
+        if float(values[top]) > self.single_value:
+            self.single_value, self.single = float(values[top]), D[top].clone()
+
+    def _see(self, G: Tensor) -> None:
+        self.largest = max(self.largest, float(torch.linalg.vector_norm(G, dim=-1).max()))
 
 
 Product = Callable[[Tensor], Program[Tensor]]
@@ -253,7 +301,6 @@ def _climb_quadratic(
     ball: Ball, majorant: Majorant, spectrum: Spectrum, product: Product, best: _Best, rounds: int
 ) -> Program[None]:
     """Projected ascent of ``<D, H D>`` (the maximum may lie inside the ball where H is indefinite), from the best points at hand."""
-    assert best.pair is not None or best.bilinear == 0.0
     if best.pair is None or spectrum.ceiling <= 0:
         return
     x, y = best.pair
@@ -271,10 +318,10 @@ def _climb_quadratic(
     pace = steps.repeat(len(starts)).unsqueeze(-1)
     for done in range(rounds):
         G = yield from product(D)
-        before = best.quadratic
+        before = best.single_value
         best.offer_singles(D, G)
         best.offer_pairs(D, G)
-        if best.quadratic <= before * (1 + 1e-6) and done >= 2:
+        if best.single_value <= before * (1 + 1e-6) and done >= 2:
             break
         D = ball.project(D + pace * majorant.power(G, -1.0))
 
@@ -283,14 +330,10 @@ def _root(majorant: Majorant) -> Callable[[Tensor], Tensor]:
     return lambda V: majorant.power(V, -0.5)
 
 
-def _enumerate(H: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, tuple[Tensor, Tensor]]:
-    """Return ``max_s value(s, H s)`` over sign vectors s (s and -s agree, so the last sign is fixed), s and ``sign(H s)``."""
-    d = len(H)
-    signs = sign_vectors(d, dtype=H.dtype, device=H.device)
-    G = signs @ H
-    values = value(signs, G)
-    top = int(values.argmax())
-    return float(values[top]), (signs[top].clone(), Box(d).steepest(G[top]))
+def _vertices(H: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all sign vectors s (s and -s agree, so the last sign is fixed) and their products H s."""
+    signs = sign_vectors(len(H), dtype=H.dtype, device=H.device)
+    return signs, signs @ H
 
 
 def _vanishing(norm: str, size: int, used: int, tolerance: float) -> Estimate:
