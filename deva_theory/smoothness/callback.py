@@ -12,7 +12,7 @@ from torch import nn
 
 from deva_theory.smoothness.curvature.objective import Loss, ProbeError, as_batches
 from deva_theory.smoothness.estimators.estimate import NORMS
-from deva_theory.smoothness.probing import probe
+from deva_theory.smoothness.probing import check_limit, probe
 from deva_theory.smoothness.result import NORM_LABELS, ProbeResult
 
 _IN_LEGEND = 12
@@ -31,7 +31,7 @@ class ProbeCallback:
         As for :func:`~deva_theory.smoothness.probing.probe`; the batches are read once and serve every probe.
     every : int, optional
         Probe at the steps that it divides.
-    at : iterable of int, optional
+    at : int or iterable of int, optional
         Probe at these steps, also.
     folder : path, optional
         Each result is written to ``step-<number>.json`` there as soon as it is there.
@@ -64,22 +64,27 @@ class ProbeCallback:
         batches: Any,
         *,
         every: int | None = None,
-        at: Iterable[int] | None = None,
+        at: int | Iterable[int] | None = None,
         folder: Path | str | None = None,
         **options: Any,
     ) -> None:
         if every is None and at is None:
             raise ProbeError("no step is probed: give every=, at=, or both")
-        if every is not None and every < 1:
-            raise ProbeError(f"every is {every}; it must be at least 1")
+        if every is not None and (not _is_step(every) or every < 1):
+            raise ProbeError(f"every is {every!r}; it must be an integer, at least 1")
         self.every = every
-        self.at = frozenset(at or ())
+        steps = () if at is None else tuple(at) if isinstance(at, Iterable) else (at,)
+        if not all(_is_step(step) for step in steps):
+            raise ProbeError(f"at is {at!r}; give a step or a sequence of steps, as integers")
+        self.at = frozenset(steps)
         if any(step < 0 for step in self.at):
             raise ProbeError(f"at holds the step {min(self.at)}; steps are not negative")
         if options.get("resume") is not None:
             raise ProbeError("resume= is for one set of parameters, and training changes them: use folder= to keep results as they come")
         self.loss = loss
-        self.batches = as_batches(batches, limit=options.pop("max_batches", None))
+        limit = options.pop("max_batches", None)
+        check_limit(limit)
+        self.batches = as_batches(batches, limit=limit)
         self.folder = None if folder is None else Path(folder)
         self.options = options
         self.results: dict[int, ProbeResult] = {}
@@ -163,3 +168,7 @@ class ProbeCallback:
         elif ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         return ax
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

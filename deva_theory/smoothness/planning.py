@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from deva_theory.smoothness.curvature.objective import Loss, as_batches, batch_size
+from deva_theory.smoothness.curvature.objective import Loss, batch_size
 from deva_theory.smoothness.curvature.products import CurvatureOperator
-from deva_theory.smoothness.probing import placed, probe
+from deva_theory.smoothness.probing import prepared, probe
 from deva_theory.smoothness.request import Request
 from deva_theory.smoothness.timing import ProductTimes, Rehearsals, timed
 
@@ -146,8 +146,7 @@ def plan(model: nn.Module, loss: Loss | nn.Module | None, batches: Any, **option
     bound = inspect.signature(probe).bind(model, loss, batches, **options)
     bound.apply_defaults()
     o = SimpleNamespace(**bound.arguments)
-    data = as_batches(batches, limit=o.max_batches)
-    model, data = placed(model, data, o.device, o.dtype)
+    model, data, _ = prepared(model, batches, blocks=o.blocks, max_batches=o.max_batches, device=o.device, dtype=o.dtype)
     operator = CurvatureOperator(
         model, loss, data[:1], blocks=o.blocks, select=o.select, curvature=o.curvature, eval_mode=o.eval_mode, memory=o.memory,
         keep_graph=True, vector_batch=o.vector_batch, group=o.group,

@@ -16,15 +16,15 @@ from deva_theory.geometry import LInf
 from deva_theory.runtime import Progress, provenance
 from deva_theory.smoothness.curvature.blocks import Block
 from deva_theory.smoothness.curvature.checks import check_operator
-from deva_theory.smoothness.curvature.objective import Batch, Loss, ProbeError, as_batches, moved
+from deva_theory.smoothness.curvature.objective import Batch, Loss, ProbeError, as_batches, batch_weights, moved, tensors_of
 from deva_theory.smoothness.curvature.products import CurvatureOperator
 from deva_theory.smoothness.estimators.estimate import Estimate
 from deva_theory.smoothness.estimators.programs import NotFinite, run_together
-from deva_theory.smoothness.journal import Entry, Journal, fingerprint
+from deva_theory.smoothness.journal import Entry, Journal, hashed, identity
 from deva_theory.smoothness.request import Request, keeps_witnesses
 from deva_theory.smoothness.result import BlockResult, ProbeResult
 from deva_theory.smoothness.sampling import sampling_intervals
-from deva_theory.smoothness.weighting import Weights
+from deva_theory.smoothness.weighting import Weights, weight_tensors
 
 
 def probe(
@@ -48,7 +48,7 @@ def probe(
     eval_mode: bool = True,
     check: bool = True,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     memory: int | None = None,
     vector_batch: int | None = None,
     keep_graph: bool | None = None,
@@ -71,13 +71,17 @@ def probe(
         See :func:`~deva_theory.smoothness.curvature.blocks.make_blocks`.
     curvature : {"hessian", "gauss_newton"}
     gamma : mapping, optional
-        Γ of each parameter: a tensor of its shape, or the diagnostics of a rule's update (Γ may live in a rotated basis).
+        Γ by parameter name: a tensor of its shape, or the diagnostics of a rule's update (Γ may live in a rotated basis).
+        Parameters that are missing have Γ ≡ 1.
     tolerance : float or mapping, optional
-        Requested relative width of the intervals; by default 1e-3 for l2, .25 for linf and spectral, .1 for l11.
+        Requested relative width of the intervals, for all norms or by norm; by default 1e-3 for l2, .25 for linf and spectral,
+        .1 for l11.
     failure : float
-        Probability that one interval is wrong.  Over all B blocks and norms the union bound gives B times it.
+        Probability that one interval is wrong.  Over all B blocks and norms the union bound gives B times it.  An l11 interval that
+        is not exact has 95% whatever is asked for, asymptotically; its `failure` says so.
     stop : {"certificate", "value"}
-        l2 only, see :func:`~deva_theory.smoothness.estimators.krylov.extreme_eigenvalues`.
+        l2 only, see :func:`~deva_theory.smoothness.estimators.krylov.extreme_eigenvalues`: with "value" the interval may be wider
+        than the tolerance.
     max_products : int
         Lanczos steps at most, and columns of l11.
     effort : {"low", "normal", "high"}
@@ -85,15 +89,17 @@ def probe(
     sampling : bool or batches
         True: also the sampling interval of each lower end over the batches given; batches: over these held-out ones.
     device, dtype : optional
-        Where and in which precision to work; a copy of the model is made if that differs from the model's own.
+        Where and in which precision ("float64", say) to work; a copy of the model is made if that differs from the model's own.
     resume : path, optional
-        Journal of finished blocks: written as they finish, read when it exists.
+        Journal of finished blocks: written as they finish, read when it exists.  It serves one loss at one set of parameters and
+        data; blocks, norms and settings may differ from run to run, and what fits is used.
     progress : Progress, optional
         Default silent.
     seed : int
         Of all random vectors.
     weights, max_batches, eval_mode, memory, vector_batch, keep_graph, group
-        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`.
+        See :class:`~deva_theory.smoothness.curvature.products.CurvatureOperator`; `weights` that are a function also weigh
+        held-out batches.
 
     Returns
     -------
@@ -119,8 +125,7 @@ def probe(
     [4.0, 5.0]
     """
     began = time.perf_counter()
-    data = as_batches(batches, limit=max_batches)
-    model, data = placed(model, data, device, dtype)
+    model, data, dtype = prepared(model, batches, blocks=blocks, max_batches=max_batches, device=device, dtype=dtype)
     options: dict[str, Any] = {
         "curvature": curvature, "eval_mode": eval_mode, "keep_graph": keep_graph, "vector_batch": vector_batch, "memory": memory,
         "group": group,
@@ -137,21 +142,32 @@ def probe(
     }
     checks = check_operator(operator, seed=seed).to_dict() if check else {}
     gradient = operator.gradient()
-    journal = Journal(resume, fingerprint(settings, operator, gamma)) if resume is not None else None
-    holdout = None
+    sample: CurvatureOperator | None = operator if sampling is True else None
     if not isinstance(sampling, bool):
         held_out = [moved(b, operator.device, dtype) for b in as_batches(sampling)]
-        holdout = CurvatureOperator(model, loss, held_out, blocks=list(operator.blocks), **options)
+        # Given weights belong to the batches of the probe; a function knows these as well.
+        own = weights if callable(weights) else None
+        sample = CurvatureOperator(model, loss, held_out, blocks=list(operator.blocks), weights=own, **options)
+    journal = None
+    if resume is not None:
+        about = identity(
+            operator, gradient, batch_weights(data, weights), {key: settings[key] for key in ("curvature", "eval_mode", "dtype", "device")}
+        )
+        batches_of_sample = None if sample is None else "own" if sample is operator else _hash_of_batches(sample, weights)
+        journal = Journal(resume, about, _keys(request), batches_of_sample, group=operator.group, device=operator.device)
+    sizes = {block.name: block.size for block in operator.blocks}
+    known = {key: entry for key, entry in (journal.read() if journal else {}).items() if entry[0].size == sizes[key[0]]}
 
     results: list[BlockResult] = []
     progress = progress or Progress("silent")
     with progress, progress.task("probe", total=len(operator.blocks)) as task:
         for blocks_in_step in request.in_step(operator.keeps_graph):
-            found = _estimates(request, blocks_in_step, journal)
+            found = _estimates(request, blocks_in_step, known, journal)
             for block in blocks_in_step:
                 entries = {name: found[block.name, name] for name in request.norms}
-                if sampling is not False:
-                    _add_sampling(holdout or operator, block, entries, journal, held_out=holdout is not None)
+                if sample is not None:
+                    fresh = [name for name in request.norms if (block.name, name) not in known]
+                    _add_sampling(sample, block, entries, fresh, journal, held_out=sample is not operator)
                 estimates = {name: entry[0] for name, entry in entries.items()}
                 if not keeps_witnesses(block):
                     estimates = {name: _without_witnesses(estimate) for name, estimate in estimates.items()}
@@ -168,25 +184,84 @@ def probe(
     return ProbeResult(tuple(results), operator.loss_value, settings, checks, cost, provenance(seconds=seconds))
 
 
-def placed(
-    model: nn.Module, data: list[Batch], device: torch.device | str | None, dtype: torch.dtype | None
-) -> tuple[nn.Module, list[Batch]]:
-    """Return a model and data where and as they are asked for; the caller's model is copied, never moved."""
-    if (device is None and dtype is None) or not isinstance(model, nn.Module):
-        return model, data
-    place = None if device is None else torch.device(device)
-    if place is not None and place.type == "cuda" and not torch.cuda.is_available():
-        raise ProbeError("no CUDA device is available; use device='cpu', or install a torch build for your GPU")
+def prepared(
+    model: nn.Module, batches: Any, *, blocks: Any, max_batches: int | None, device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> tuple[nn.Module, list[Batch], torch.dtype | None]:
+    """Return a model and data where and as they are asked for, and the dtype; the caller's model is copied, never moved.
+
+    Raises
+    ------
+    ProbeError
+        No data, or a dtype, a device, a number of batches or blocks that are none.
+    """
+    if not isinstance(blocks, str | Mapping | Sequence):
+        raise ProbeError(f"blocks is {blocks!r}; use a name such as 'tensor', an expression, a mapping, or a sequence of Block")
+    check_limit(max_batches)
+    data = as_batches(batches, limit=max_batches)
+    kind, place = _dtype(dtype), _place(device)
+    if (place is None and kind is None) or not isinstance(model, nn.Module):
+        return model, data, kind
     first = next((p for p in model.parameters() if p.dtype.is_floating_point), None)
-    if first is not None and (place not in (None, first.device) or dtype not in (None, first.dtype)):
-        model = copy.deepcopy(model).to(device=place, dtype=dtype)
+    if first is not None and (place not in (None, first.device) or kind not in (None, first.dtype)):
+        model = copy.deepcopy(model).to(device=place, dtype=kind)
     target = place or (first.device if first is not None else torch.device("cpu"))
-    return model, [moved(batch, target, dtype) for batch in data]
+    return model, [moved(batch, target, kind) for batch in data], kind
 
 
-def _estimates(request: Request, blocks: Sequence[Block], journal: Journal | None) -> dict[tuple[str, str], Entry]:
+def check_limit(max_batches: Any) -> None:
+    """Check a number of batches; None: no limit.
+
+    Raises
+    ------
+    ProbeError
+        It is none.
+    """
+    if max_batches is not None and (not isinstance(max_batches, int) or isinstance(max_batches, bool) or max_batches < 1):
+        raise ProbeError(f"max_batches is {max_batches!r}; it must be an integer, at least 1")
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is not None or dtype is not None:
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ProbeError(f"dtype is {dtype!r}; use float64, float32, bfloat16 or float16")
+        return found
+    return None
+
+
+def _place(device: torch.device | str | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ProbeError(f"device is {device!r}; use 'cpu' or 'cuda'") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ProbeError("no CUDA device is available; use device='cpu', or install a torch build for your GPU")
+    return place
+
+
+def _keys(request: Request) -> dict[tuple[str, str], str]:
+    """Return the hashes of what each estimate depends on beyond the function and the point."""
+    keys = {}
+    for block in request.operator.blocks:
+        for norm in request.norms:
+            gamma = request.gamma if norm.startswith("gamma-") else None
+            tensors = () if gamma is None else weight_tensors(block, gamma)
+            keys[block.name, norm] = hashed(request.settings_of(norm) | {"pieces": repr(block.pieces)}, tensors)
+    return keys
+
+
+def _hash_of_batches(operator: CurvatureOperator, weights: Any) -> str:
+    values = batch_weights(operator.all_batches, weights if callable(weights) else None)
+    return hashed({"weights": values}, tensors_of(operator.all_batches))
+
+
+def _estimates(
+    request: Request, blocks: Sequence[Block], known: Mapping[tuple[str, str], Entry], journal: Journal | None
+) -> dict[tuple[str, str], Entry]:
     """Return the estimates of some blocks in all norms, from the journal or computed in step and written to it."""
-    known = journal.read() if journal else {}
     named = {block.name: block for block in blocks}
     wanted = [(block.name, norm) for block in blocks for norm in request.norms]
 
@@ -195,7 +270,7 @@ def _estimates(request: Request, blocks: Sequence[Block], journal: Journal | Non
 
     def finished(key: tuple[str, str], estimate: Estimate) -> None:
         if journal:
-            journal.write(*key, estimate, None)
+            journal.write(*key, estimate)
 
     programs = {(block, norm): request.program(norm, named[block]) for block, norm in wanted if (block, norm) not in known}
     try:
@@ -206,14 +281,14 @@ def _estimates(request: Request, blocks: Sequence[Block], journal: Journal | Non
 
 
 def _add_sampling(
-    operator: CurvatureOperator, block: Block, entries: dict[str, Entry], journal: Journal | None, *, held_out: bool
+    operator: CurvatureOperator, block: Block, entries: dict[str, Entry], fresh: Sequence[str], journal: Journal | None, *, held_out: bool
 ) -> None:
-    """Fill in the sampling intervals that are missing; those of journal entries need their witness and stay as they are."""
-    bounds = {name: estimate.bilinear for name, (estimate, interval) in entries.items() if interval is None}
-    for name, interval in sampling_intervals(operator, block, bounds, held_out=held_out).items():
-        entries[name] = (entries[name][0], interval)
+    """Fill in the sampling intervals of estimates that were just computed and still have their witness."""
+    intervals = sampling_intervals(operator, block, {name: entries[name][0].bilinear for name in fresh}, held_out=held_out)
+    for name in fresh:
+        entries[name] = (entries[name][0], intervals.get(name))
         if journal:
-            journal.write(block.name, name, *entries[name])
+            journal.write(block.name, name, *entries[name], sampled=True)
 
 
 def _without_witnesses(estimate: Estimate) -> Estimate:

@@ -14,17 +14,21 @@ import torch
 from deva_theory.smoothness.curvature.blocks import Block
 from deva_theory.smoothness.curvature.objective import ProbeError
 from deva_theory.smoothness.curvature.products import CurvatureOperator
+from deva_theory.smoothness.estimators.balls import MAX_SIDE
 from deva_theory.smoothness.estimators.entrywise import entrywise_norm
 from deva_theory.smoothness.estimators.estimate import NOISE, NORMS, Estimate
 from deva_theory.smoothness.estimators.krylov import STOPS, euclidean_products, euclidean_smoothness
 from deva_theory.smoothness.estimators.operator_norms import EFFORTS, Effort, operator_norm, operator_norm_products
 from deva_theory.smoothness.estimators.programs import Program
-from deva_theory.smoothness.weighting import Weights, weighted_program
+from deva_theory.smoothness.weighting import Adaptation, Weights, checked_weights, weighted_program
 
 TOLERANCES = {"l2": 1e-3, "linf": 0.25, "spectral": 0.25, "l11": 0.1}
 """Default relative widths."""
 COLUMNS = 100
 """Products of an l11 estimate, if `max_products` allows."""
+CONFIDENCE = 0.95
+"""Of an l11 interval, whatever `failure` is: it is a central-limit interval from some dozens of columns, whose tails beyond
+a percent are not those of the limit."""
 _FEWEST_COLUMNS = 7
 _COLUMN_BATCH = 8
 _SINGLE = 4_000_000
@@ -65,18 +69,31 @@ class Request:
         Raises
         ------
         ProbeError
-            An unknown norm, effort or stopping rule; a number out of its range; a Γ-weighted norm without Γ.
+            An unknown norm, effort or stopping rule; a number out of its range; a Γ-weighted norm without Γ, or a Γ that does not fit;
+            a matrix that is too large for the spectral norm.
         """
         norms = _norms(norm, gamma)
-        if not 1e-100 < failure < 1:
-            raise ProbeError(f"failure is {failure}; it is a probability between 0 and 1")
+        if not _is_number(failure) or not 1e-100 < failure < 1:
+            raise ProbeError(f"failure is {failure!r}; it is a probability between 0 and 1")
+        for name, value in (("max_products", max_products), ("seed", seed)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ProbeError(f"{name} is {value!r}; it must be an integer")
         if max_products < 1:
             raise ProbeError(f"max_products is {max_products}; it must be at least 1")
         if stop not in STOPS:
             raise ProbeError(f"stop is {stop!r}; use one of {', '.join(STOPS)}")
         if effort not in EFFORTS:
             raise ProbeError(f"effort is {effort!r}; use one of {', '.join(EFFORTS)}")
-        return cls(operator, norms, _tolerances(norms, tolerance), failure, stop, max_products, effort, seed, gamma)
+        tolerances = _tolerances(norms, tolerance)
+        if gamma is not None:
+            gamma = checked_weights(gamma, operator.model)
+        # What a program would find out when its block's turn comes.
+        for block in operator.blocks:
+            if any(name.endswith("spectral") for name in norms):
+                _check_sides(block)
+            if gamma is not None and any(name.startswith("gamma-") for name in norms):
+                Adaptation(block, gamma)
+        return cls(operator, norms, tolerances, failure, stop, max_products, effort, seed, gamma)
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as JSON values."""
@@ -84,6 +101,16 @@ class Request:
             "norms": list(self.norms), "tolerance": self.tolerances, "failure": self.failure, "stop": self.stop,
             "max_products": self.max_products, "effort": self.effort, "seed": self.seed,
         }
+
+    def settings_of(self, norm: str) -> dict[str, Any]:
+        """Return those that an estimate in one norm depends on."""
+        plain = norm.removeprefix("gamma-")
+        own: dict[str, Any] = {"norm": norm, "tolerance": self.tolerances[norm], "seed": self.seed}
+        if plain != "l11":
+            own["failure"] = self.failure
+        if plain in ("l2", "l11"):
+            own["max_products"] = self.max_products
+        return own | ({"stop": self.stop} if plain == "l2" else {} if plain == "l11" else {"effort": self.effort})
 
     def program(self, norm: str, block: Block) -> Program[Estimate]:
         """Return the program that estimates one norm of one block."""
@@ -97,7 +124,7 @@ class Request:
                 block.size, failure=self.failure, stop=self.stop, max_products=self._steps(block), noise=noise, **common
             )
         elif plain == "l11":
-            program = _entrywise(block.size, self._columns, common)
+            program = _entrywise(block.size, self._columns, {**common, "noise": noise})
         else:
             program = operator_norm(
                 block.ball(plain), norm=plain, failure=self.failure, effort=self._effort(block), noise=noise, **common
@@ -190,25 +217,46 @@ def _dtype(block: Block) -> torch.dtype:
 
 
 def _entrywise(size: int, vectors: int, common: dict[str, Any]) -> Program[Estimate]:
-    result = yield from entrywise_norm(size, vectors=vectors, batch=_COLUMN_BATCH, **common)
+    result = yield from entrywise_norm(size, vectors=vectors, batch=_COLUMN_BATCH, confidence=CONFIDENCE, **common)
     return result.estimate
 
 
-def _norms(norm: str | Sequence[str], gamma: Any) -> tuple[str, ...]:
+_KNOWN = (*NORMS, *(f"gamma-{name}" for name in NORMS))
+
+
+def _norms(norm: Any, gamma: Any) -> tuple[str, ...]:
+    if not isinstance(norm, str | Sequence):
+        raise ProbeError(f"norm is {norm!r}; use some of {', '.join(_KNOWN)}")
     norms = (norm,) if isinstance(norm, str) else tuple(norm)
-    known = (*NORMS, *(f"gamma-{name}" for name in NORMS))
-    unknown = [name for name in norms if name not in known]
+    unknown = [name for name in norms if name not in _KNOWN]
     if unknown or not norms:
-        raise ProbeError(f"norm {unknown[0] if unknown else '(none)'!r} is unknown; use some of {', '.join(known)}")
+        raise ProbeError(f"norm {unknown[0] if unknown else '(none)'!r} is unknown; use some of {', '.join(_KNOWN)}")
     if gamma is None and any(name.startswith("gamma-") for name in norms):
         raise ProbeError("a gamma- norm needs gamma=, the variance adaptation of each parameter")
     return tuple(dict.fromkeys(norms))
 
 
 def _tolerances(norms: Sequence[str], tolerance: float | Mapping[str, float] | None) -> dict[str, float]:
-    given = dict(tolerance) if isinstance(tolerance, Mapping) else {} if tolerance is None else dict.fromkeys(norms, float(tolerance))
+    given = dict(tolerance) if isinstance(tolerance, Mapping) else {} if tolerance is None else dict.fromkeys(norms, tolerance)
+    unknown = [name for name in given if name not in _KNOWN]
+    if unknown:
+        raise ProbeError(f"tolerance has the norm {unknown[0]!r}, which is unknown; use some of {', '.join(_KNOWN)}")
     values = {name: given.get(name, TOLERANCES[name.removeprefix("gamma-")]) for name in norms}
     for name, value in values.items():
-        if not value > 0:
-            raise ProbeError(f"the tolerance of {name} is {value}; it must be positive")
-    return values
+        if not _is_number(value) or not 0 < value < float("inf"):
+            raise ProbeError(f"the tolerance of {name} is {value!r}; it must be positive and finite")
+    return {name: float(value) for name, value in values.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_sides(block: Block) -> None:
+    for piece in block.pieces:
+        sides = (piece.shape[0], piece.size // max(piece.shape[0], 1)) if piece.shape else (1, 1)
+        if min(sides) > MAX_SIDE:
+            raise ProbeError(
+                f"block {block.name!r} holds a {sides[0]}×{sides[1]} matrix; for the spectral norm one side must be at most {MAX_SIDE}: "
+                "leave the block out with select=, or divide it"
+            )

@@ -67,9 +67,11 @@ class BlockResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlockResult:
         """Return what :meth:`to_dict` wrote."""
+        estimates = {k: Estimate.from_dict(e) for k, e in data["estimates"].items()}
+        if any(e.size != data["size"] for e in estimates.values()):
+            raise ValueError(f"block {data['name']!r} has {data['size']} parameters, and an estimate of another size")
         return cls(
-            data["name"], data["size"], data["depth"], tuple(tuple(s) for s in data["shapes"]), dict(data["gradient"]),
-            {k: Estimate.from_dict(e) for k, e in data["estimates"].items()},
+            data["name"], data["size"], data["depth"], tuple(tuple(s) for s in data["shapes"]), dict(data["gradient"]), estimates,
             {k: SamplingInterval(**s) for k, s in data["sampling"].items()},
         )
 
@@ -118,7 +120,7 @@ class ProbeResult:
         return tuple(dict.fromkeys(norm for block in self.blocks for norm in block.estimates))
 
     def summary(self) -> str:
-        """Return a table: a line per block, an interval per norm, marked where the requested tolerance was not met."""
+        """Return a table: a line per block, an interval per norm, marked where it is wider than the requested tolerance."""
         header = ["block", "size"]
         for norm in self.norms:
             header += [_label(norm), "up/low"]
@@ -131,24 +133,35 @@ class ProbeResult:
                     row += ["", ""]
                     continue
                 bounds = estimate.bilinear
-                row += [f"[{bounds.lower:.4g}, {bounds.upper:.4g}]", f"{bounds.ratio:.3f}" + ("" if estimate.met else " !")]
+                mark = " !" if not estimate.met else " ~" if self._by_value(norm, estimate) else ""
+                row += [f"[{bounds.lower:.4g}, {bounds.upper:.4g}]", f"{bounds.ratio:.3f}{mark}"]
             rows.append(row)
         widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
         lines = ["  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
                  for line in [header, *rows]]
         every = [e for b in self.blocks for e in b.estimates.values()]
         chance = max((e.bilinear.failure for e in every if not e.bilinear.approximate), default=0.0)
+        loose = max((e.bilinear.failure for e in every if e.bilinear.approximate), default=0.0)
         lines.append("")
         lines.append(
             f"loss {self.loss:.6g}; {self.cost['products']:.0f} products in {self.cost['seconds']:.1f} s; "
             + "; ".join(
                 [f"each interval is wrong with probability at most {chance:g}"] * any(not e.bilinear.approximate for e in every)
-                + ["confidence intervals for Σ|H_ij|"] * any(e.bilinear.approximate for e in every)
+                + [f"confidence intervals for Σ|H_ij| ({1 - loose:.3g}, asymptotically)"] * any(e.bilinear.approximate for e in every)
             )
         )
         if any(not e.met for e in every):
             lines.append("!  the requested tolerance was not met; the interval holds all the same")
+        if any(self._by_value(norm, e) for b in self.blocks for norm, e in b.estimates.items()):
+            lines.append('~  stopped at the value (stop="value"); the interval is wider than the tolerance')
         return "\n".join(lines)
+
+    def _by_value(self, norm: str, estimate: Estimate) -> bool:
+        """Whether an estimate met its stopping rule by the value and not by the interval's width."""
+        if self.settings.get("stop") != "value" or norm.removeprefix("gamma-") != "l2":
+            return False
+        # A factor for the rounding of a ratio that stopped just at the tolerance.
+        return estimate.met and estimate.bilinear.ratio > (1 + estimate.tolerance) * (1 + 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the witnesses as JSON values."""
@@ -168,10 +181,14 @@ class ProbeResult:
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise ProbeError(f"this is no probe result of the format {FORMAT!r}")
-        return cls(
-            tuple(BlockResult.from_dict(block) for block in data["blocks"]), data["loss"], dict(data["settings"]), dict(data["checks"]),
-            dict(data["cost"]), dict(data["provenance"]),
-        )
+        try:
+            return cls(
+                tuple(BlockResult.from_dict(block) for block in data["blocks"]), data["loss"], dict(data["settings"]),
+                dict(data["checks"]), dict(data["cost"]), dict(data["provenance"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Entries that are missing, of another type, or contradict each other.
+            raise ProbeError(f"its entries are inconsistent: {type(error).__name__}: {error}") from None
 
     def to_json(self, path: Path | str) -> None:
         """Write the result to a file, whole or not at all."""
@@ -191,8 +208,10 @@ class ProbeResult:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ProbeError(f"{path.name}: no such file; write it with probe --json") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ProbeError) as error:
-            raise ProbeError(f"{path.name} is no probe result ({type(error).__name__}: {error})") from None
+        except OSError as error:
+            raise ProbeError(f"{path.name} cannot be read ({error.strerror})") from None
+        except ValueError as error:  # of JSON, of the encoding, or of what it says
+            raise ProbeError(f"{path.name} is no probe result ({error})") from None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat row per block and norm."""

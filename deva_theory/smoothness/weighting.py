@@ -6,10 +6,13 @@ its scale-invariant term.  ``L_Γ(H) = sup_{‖O‖≤1} <T O, H T O>`` is the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from deva_theory.rules import Diagnostics
 from deva_theory.smoothness.curvature.blocks import Block, Piece
@@ -19,6 +22,57 @@ from deva_theory.smoothness.estimators.programs import Program, congruence
 
 Weights = Tensor | Diagnostics
 """Γ of one parameter, entrywise on the coordinates, or with its bases."""
+
+
+def checked_weights(gamma: Any, model: nn.Module) -> dict[str, Weights]:
+    """Return Γ by the names under which parameters are probed: a tied parameter has one of its several names.
+
+    Raises
+    ------
+    ProbeError
+        No mapping, a name that the model does not have, two values for one parameter, Γ that is no tensor, of another
+        shape, negative or not finite.
+    """
+    if not isinstance(gamma, Mapping):
+        raise ProbeError(f"gamma is a {type(gamma).__name__}; pass a mapping from the names of parameters to their Γ")
+    named = dict(model.named_parameters(remove_duplicate=False))
+    first: dict[int, str] = {}
+    for name, parameter in named.items():
+        first.setdefault(id(parameter), name)
+    found: dict[str, Weights] = {}
+    for name, weights in gamma.items():
+        if name not in named:
+            near = difflib.get_close_matches(str(name), list(named), n=3, cutoff=0.0)
+            raise ProbeError(f"gamma has {name!r}, and the model no such parameter; near names: {', '.join(near)}")
+        probed = first[id(named[name])]
+        if probed in found:
+            raise ProbeError(f"gamma has {name!r} and {probed!r}, which are one tied parameter; give one of them")
+        _check(name, weights, tuple(named[name].shape))
+        found[probed] = weights
+    return found
+
+
+def _check(name: str, weights: Any, shape: tuple[int, ...]) -> None:
+    values = weights.variance_adaptation if isinstance(weights, Diagnostics) else weights
+    if not isinstance(values, Tensor):
+        raise ProbeError(f"Γ of {name!r} is a {type(values).__name__}; pass a tensor of the parameter's shape {shape}, or Diagnostics")
+    if tuple(values.shape) != shape:
+        raise ProbeError(f"Γ of {name!r} has shape {tuple(values.shape)}, the parameter {shape}")
+    if values.is_complex() or not bool((torch.isfinite(values) & (values >= 0)).all()):
+        raise ProbeError(f"Γ of {name!r} has entries that are negative, complex, NaN or infinite")
+    for Q in (isinstance(weights, Diagnostics) and weights.basis) or ():
+        if not bool(torch.isfinite(Q).all()):
+            raise ProbeError(f"the basis of Γ of {name!r} has NaN or infinite entries")
+
+
+def weight_tensors(block: Block, gamma: Mapping[str, Weights]) -> Iterator[Tensor]:
+    """Yield the tensors that Γ of a block's parameters is made of, in order; parameters without Γ give an empty one."""
+    for name in block.parameters:
+        weights = gamma.get(name)
+        if isinstance(weights, Diagnostics):
+            yield from (weights.variance_adaptation, *(weights.basis or ()))
+        else:
+            yield torch.empty(0) if weights is None else weights
 
 
 def weighted_program(program: Program[Estimate], block: Block, gamma: Mapping[str, Weights], *, name: str) -> Program[Estimate]:

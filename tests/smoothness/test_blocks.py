@@ -186,7 +186,43 @@ def rows(shape, *spans, axis=0):
     return mask
 
 
+class Rows(nn.Module):
+    """One fused projection of four inputs per head."""
+
+    def __init__(self, out, heads=4, name="qkv_proj", **attributes):
+        super().__init__()
+        self.num_heads = heads
+        for key, value in attributes.items():
+            setattr(self, key, value)
+        self.add_module(name, nn.Linear(4 * heads, out))
+
+
+class Undeclared(Separate):
+    """Keys and values with fewer heads, which no attribute says."""
+
+    def __init__(self):
+        super().__init__(4, grouped=2)
+        del self.num_key_value_heads
+
+
+def fused(spans, out, inputs=16, name="qkv_proj"):
+    return {f"{name}.weight": rows((out, inputs), *spans), f"{name}.bias": rows((out,), *spans)}
+
+
 HEADS = {
+    "grouped and fused": (lambda: Rows(32, num_key_value_heads=2), fused([(4, 8)], 32)),
+    "multi-query": (lambda: Rows(24, name="c_attn", kv_heads=1), fused([(4, 8)], 24, name="c_attn")),
+    "interleaved": (
+        lambda: Rows(48, name="query_key_value"), fused([(12, 16), (16, 20), (20, 24)], 48, name="query_key_value"),
+    ),
+    "interleaved and grouped": (
+        lambda: Rows(32, name="query_key_value", num_kv_heads=2), fused([(4, 8)], 32, name="query_key_value"),
+    ),
+    "undeclared": (Undeclared, {"q_proj.weight": rows((8, 8), (2, 4)), "q_proj.bias": rows((8,), (2, 4))}),
+    "other keys": (lambda: nn.MultiheadAttention(8, 4, kdim=6, vdim=5), {
+        "q_proj_weight": rows((8, 8), (2, 4)), "k_proj_weight": rows((8, 6), (2, 4)), "v_proj_weight": rows((8, 5), (2, 4)),
+        "in_proj_bias": rows((24,), (2, 4), (10, 12), (18, 20)),
+    }),
     "torch": (lambda: nn.MultiheadAttention(8, 4), {
         "in_proj_weight": rows((24, 8), (2, 4), (10, 12), (18, 20)), "in_proj_bias": rows((24,), (2, 4), (10, 12), (18, 20)),
     }),
@@ -211,6 +247,22 @@ def test_heads_are_found_in_other_attention_layers(kind):
     assert found.keys() == expected.keys()
     for name, mask in expected.items():
         assert torch.equal(found[name], mask), name
+
+
+@pytest.mark.parametrize("build", [
+    lambda: Rows(40, heads=8, num_key_value_heads=2), lambda: Rows(24, heads=4), lambda: Rows(24, heads=4, head_dim=4),
+    lambda: Rows(47, heads=4), lambda: Rows(48, heads=4, num_key_value_heads=3),
+], ids=["indivisible", "fewer key heads than said", "another width than said", "odd", "key heads that do not divide"])
+def test_fused_projections_that_do_not_divide_are_left_alone(build):
+    with pytest.raises(ProbeError, match="no attention heads found"):
+        make_blocks(build(), "head")
+
+
+def test_the_second_block_of_several_key_heads_starts_behind_the_firsts_keys():
+    made = make_blocks(Rows(32, name="query_key_value", num_kv_heads=2), "head")
+    assert [block.pieces[0].index[0].start for block in made] == [0, 4, 16, 20]
+    made = make_blocks(Rows(48, heads=8, num_key_value_heads=2, head_dim=4), "head")
+    assert [(block.pieces[0].index[0].start, len(block.pieces)) for block in made] == [(4 * k, 2) for k in range(8)]
 
 
 # ---- what is probed, and errors -----------------------------------------------------------------------------
@@ -245,7 +297,28 @@ def mlp():
     return load("mlp", size="tiny").model
 
 
+def lazy():
+    return nn.Sequential(nn.LazyLinear(3))
+
+
+def lazy_buffers():
+    return nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False))
+
+
+def inferred():
+    with torch.inference_mode():
+        return nn.Linear(2, 2)
+
+
 ERRORS = {
+    "lazy": (lazy, "tensor", {}, "'0.weight' is not initialised yet (a lazy module): run the model once on a batch first"),
+    "lazy buffers": (lazy_buffers, "tensor", {}, "'1.running_mean' is not initialised yet (a lazy module): run the model once "),
+    "inference": (inferred, "tensor", {}, "the parameter 'weight' was made in torch.inference_mode, which bars gradients: "),
+    "frozen selection": (
+        half_frozen, "tensor", {"select": r"^0\."},
+        "'^0\\\\.' matches only parameters that are frozen or integer, such as '0.weight'; unfreeze ",
+    ),
+    "none": (mlp, None, {}, "blocks is None; use one of tensor, layer, head, model, a regular expression, a mapping or Block objects"),
     "no parameters": (nn.ReLU, "tensor", {}, "the model has no parameters"),
     "frozen": (
         frozen, "tensor", {},

@@ -78,6 +78,13 @@ def test_a_generator_of_batches_serves_every_step():
     assert [result.settings["batches"] for result in callback.results.values()] == [1, 1]
 
 
+def test_one_step_is_given_as_a_number():
+    training = problem()
+    callback = ProbeCallback(training.criterion, list(training.batches), at=2)
+    training.train(3, callback=callback)
+    assert list(callback.results) == [2]
+
+
 def test_forms():
     pytest.importorskip("pandas")
     from matplotlib import pyplot
@@ -113,7 +120,14 @@ def test_many_blocks_have_a_colour_bar():
 BAD = {
     "no step": ({}, "no step is probed"),
     "every 0": ({"every": 0}, "at least 1"),
+    "every 2.5": ({"every": 2.5}, "must be an integer"),
+    "every True": ({"every": True}, "must be an integer"),
     "negative": ({"at": [-1]}, "step -1"),
+    "negative number": ({"at": -1}, "step -1"),
+    "a fraction": ({"at": 1.5}, "give a step or a sequence"),
+    "fractions": ({"at": [1, 2.0]}, "give a step or a sequence"),
+    "a text": ({"at": "12"}, "give a step or a sequence"),
+    "no batches": ({"every": 1, "max_batches": 0}, "max_batches is 0"),
     "resume": ({"every": 1, "resume": "journal"}, "use folder="),
 }
 

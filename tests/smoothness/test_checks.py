@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from deva_theory.problems.zoo import ALL_NAMES, load
 from deva_theory.smoothness.curvature.checks import check_operator
@@ -467,6 +468,39 @@ def test_a_loss_in_less_than_the_parameters_precision_is_judged_by_its_own():
     operator.gradient()
     assert operator.precision == torch.float32
     assert 1e-12 < checks.central_difference < 1e-2
+
+
+def test_inside_inference_mode_and_with_another_default_device():
+    model = network(nn.Tanh())
+    before = state(model)
+    expected = check_operator(operator(model))
+    with torch.inference_mode():
+        assert check_operator(operator(model)) == expected
+    torch.set_default_device("meta")
+    try:
+        assert check_operator(operator(model)) == expected
+    finally:
+        torch.set_default_device(None)
+    assert state(model) == before
+
+
+def test_a_checkpointed_model_in_training_mode_passes():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.norm, self.outer = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            def part(z):
+                return F.dropout(torch.tanh(self.norm(self.inner(z))), 0.5, self.training)
+
+            return self.outer(checkpoint(part, x, use_reentrant=False))
+
+    torch.manual_seed(0)
+    model = Checkpointed().double().train()
+    before = state(model)
+    check_operator(operator(model))
+    assert state(model) == before
 
 
 def test_parameters_of_two_precisions():

@@ -1,6 +1,7 @@
 """The forms in which models, losses and data come: all give the same loss, gradient and products."""
 
-from collections import UserDict, namedtuple
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,21 @@ class TensorOnly(OwnLoss):
         return super().forward(inputs[:, :3], inputs[:, 3].long())
 
 
+@dataclass(frozen=True)
+class Record:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Encoding(UserDict):
+    """Entries that are attributes as well, as transformers' BatchEncoding has them."""
+
+    def __getattr__(self, name):
+        if name == "data":
+            raise AttributeError(name)
+        return self.data[name]
+
+
 def loader(**options):
     return DataLoader(TensorDataset(X, Y), batch_size=4, **options)
 
@@ -98,6 +114,9 @@ FORMS = {
     "own loss in a mapping": (lambda: OwnLoss(lambda loss: {"loss": loss}), None, own_batches),
     "own loss on mappings of another type": (OwnLoss, None, lambda: own_batches(UserDict)),
     "own loss on tensors": (TensorOnly, None, torch.cat([X, Y[:, None].double()], 1)),
+    "criterion of predictions": (network, lambda pred, y: F.cross_entropy(pred, y), BATCHES),
+    "records": (network, lambda m, b: F.cross_entropy(m(b.x), b.y), [Record(*batch) for batch in BATCHES]),
+    "encodings": (OwnLoss, lambda m, b: m(b.inputs, b.labels).loss, lambda: own_batches(Encoding)),
     "inputs by keyword": (
         Keyword, nn.CrossEntropyLoss(), [({"features": x, "scale": torch.ones(len(x), dtype=torch.float64)}, y) for x, y in BATCHES],
     ),
@@ -169,6 +188,22 @@ def test_moved_keeps_structure_and_integers():
     assert moved(X, torch.device("cpu")) is X
 
 
+@pytest.mark.parametrize("build", [
+    dict, UserDict, OrderedDict, Encoding, lambda entries: defaultdict(list, entries),
+])
+def test_moved_keeps_the_type_of_mappings_and_the_batch(build):
+    batch = build({"x": X, "y": Y})
+    result = moved(batch, torch.device("cpu"), torch.float32)
+    assert type(result) is type(batch) and result["x"].dtype == torch.float32 and batch["x"] is X
+    assert list(result) == ["x", "y"]
+
+
+def test_moved_copies_records():
+    batch = Record(X, Y)
+    assert moved(batch, torch.device("cpu"), torch.float32).x.dtype == torch.float32 and batch.x is X
+    assert batch_size(batch) == 11 and as_batches(batch) == [batch]
+
+
 # ---- errors -------------------------------------------------------------------------------------------------
 
 exhausted = iter(BATCHES)
@@ -183,6 +218,20 @@ ERRORS = {
     "number": (lambda: as_batches(3), "batches is a int; pass a tensor, a tuple, a dictionary or an iterable of them"),
     "empty batch": (lambda: as_batches([(X, Y), (X[:0], Y[:0])]), "batch 1 is empty: drop it"),
     "empty tensor": (lambda: as_batches(X[:0]), "batch 0 is empty: drop it"),
+    "array": (lambda: as_batches(X.numpy()), "batches is a NumPy array; convert it with torch.as_tensor"),
+    "arrays": (
+        lambda: Objective(network(), nn.MSELoss()).value((X.numpy(), Y)),
+        "a batch holds a NumPy array; convert it with torch.as_tensor, in the dtype of the parameters",
+    ),
+    "arrays of a model": (lambda: Objective(OwnLoss(), None).value({"inputs": X.numpy()}), "a batch holds a NumPy array; "),
+    "sizes unknown": (
+        lambda: batch_weights([SimpleNamespace(x=x) for x, _ in BATCHES], None),
+        "batch 0 is a SimpleNamespace without tensors, so its size is unknown: convert arrays, or pass weights=",
+    ),
+    "criterion": (
+        lambda: Objective(network(), lambda a, b: F.cross_entropy(a, b)).value((X, Y)),
+        "loss(a, b), called with model and batch, failed: cross_entropy_loss(): argument 'input' (position 1) must be Tensor, not ",
+    ),
     "too few weights": (lambda: batch_weights(BATCHES, [1, 2]), "2 weights for 3 batches"),
     "negative weight": (lambda: batch_weights(BATCHES, [1, -1, 2]), "the weights of the batches are [1.0, -1.0, 2.0]; they must be "),
     "infinite weight": (lambda: batch_weights(BATCHES, lambda b: float("inf")), "the weights of the batches are [inf, inf, inf]; "),

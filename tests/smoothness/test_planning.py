@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from deva_theory.problems import zoo
 from deva_theory.smoothness.curvature.blocks import Block, Piece
@@ -53,9 +54,9 @@ def test_the_bound_holds_when_memory_limits_the_programs(memory):
 )
 def test_counts_are_ordered_and_fit_the_block(size, max_products, memory, norm, effort):
     block = Block("b", (Piece("b", (size,)),))
+    operator = SimpleNamespace(memory=memory, blocks=(block,), model=nn.Module())
     request = Request.checked(
-        SimpleNamespace(memory=memory), norm=norm, tolerance=None, failure=1e-3, stop="certificate", max_products=max_products,
-        effort=effort, seed=0, gamma={},
+        operator, norm=norm, tolerance=None, failure=1e-3, stop="certificate", max_products=max_products, effort=effort, seed=0, gamma={},
     )
     typical, most = request.products(norm, block)
     assert 1 <= typical <= most
@@ -108,6 +109,11 @@ def test_options_are_those_of_a_probe():
         plan(*arguments("mlp"), tolerence=1.0)
     with pytest.raises(ProbeError, match="'l3' is unknown"):
         plan(*arguments("mlp"), norm="l3")
+    with pytest.raises(ProbeError, match="max_batches is 0"):
+        plan(*arguments("mlp"), max_batches=0)
+    with pytest.raises(ProbeError, match="dtype is 'int8'"):
+        plan(*arguments("mlp"), dtype="int8")
+    assert plan(*arguments("mlp"), dtype="float32").products == plan(*arguments("mlp"), dtype=torch.float32).products
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The whole probe: dense truth inside every interval, forms, the journal, and everything that must not change."""
 
+import copy
 import csv
+import json
 import math
 import os
 import socket
@@ -16,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import deva_theory
 from deva_theory.problems import zoo
+from deva_theory.smoothness.curvature.blocks import Block, Piece, make_blocks
 from deva_theory.smoothness.curvature.objective import ProbeError
 from deva_theory.smoothness.probing import probe
 from deva_theory.smoothness.result import ProbeResult
@@ -172,6 +175,40 @@ def test_plot_draws_every_block_once_per_norm():
     pyplot.close("all")
 
 
+def swapped(data):
+    bounds = data["blocks"][0]["estimates"]["l2"]["bilinear"]
+    bounds["lower"], bounds["upper"] = 2.0, 1.0
+
+
+def of_another_size(data):
+    data["blocks"][0]["estimates"]["l2"]["size"] += 1
+
+
+INCONSISTENT = {
+    "ends": swapped,
+    "sizes": of_another_size,
+    "a text for a number": lambda data: data["blocks"][0]["estimates"]["l2"]["bilinear"].update(lower="x"),
+    "a list for a mapping": lambda data: data["blocks"][0].update(estimates=[]),
+    "a number for settings": lambda data: data.update(settings=3),
+}
+
+
+@pytest.mark.parametrize("change", INCONSISTENT.values(), ids=INCONSISTENT)
+def test_inconsistent_numbers_are_named(tmp_path, change):
+    data = probe(*toy(), check=False).to_dict()
+    change(data)
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    for read in (lambda: ProbeResult.from_json(tmp_path / "r.json"), lambda: ProbeResult.from_dict(data)):
+        with pytest.raises(ProbeError, match="inconsistent") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_result(tmp_path):
+    with pytest.raises(ProbeError, match="cannot be read"):
+        ProbeResult.from_json(tmp_path)
+
+
 FOREIGN = {
     "missing": (None, "no such file"),
     "text": ("hello", "is no probe result"),
@@ -228,6 +265,37 @@ def test_single_precision_encloses_nearly_the_same_numbers():
         assert b.estimates["l2"].bilinear.lower == pytest.approx(a.estimates["l2"].bilinear.lower, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
+def test_intervals_of_single_precision_hold_the_values_of_double(name):
+    """Products in float32 are off by 1e-7: an interval that counts on float64's accuracy misses the value."""
+    found = zoo.load(name, size="tiny", dtype=torch.float32, batches=1)
+    model, loss, (batch,) = found.model, found.criterion, found.batches
+    exact = copy.deepcopy(model).double(), loss, [tuple(t.double() if t.is_floating_point() else t for t in batch)]
+    blocks = [block for block in make_blocks(model) if block.size <= 150 and not block.name.startswith("blocks.1")]
+    for block in probe(model, loss, [batch], norm=NORMS, blocks=blocks, check=False):
+        H = dense(*exact, block.name)
+        intervals = {norm: estimate.bilinear for norm, estimate in block.estimates.items()}
+        assert intervals["l2"].contains(ORACLES["l2"](H)), (block.name, intervals["l2"])
+        if not intervals["l11"].approximate:
+            assert intervals["l11"].contains(ORACLES["l11"](H)), (block.name, intervals["l11"])
+        if block.size <= 12:
+            assert intervals["linf"].contains(box_value(H)), (block.name, intervals["linf"])
+            if len(block.shapes[0]) == 1:
+                assert intervals["spectral"].contains(box_value(H)), (block.name, intervals["spectral"])
+        for norm in ("linf", "spectral"):
+            # Larger balls are not searched: the form at the witness, and what the power iteration makes of it, lie below the value.
+            x, y = intervals[norm].witness
+            assert intervals[norm].lower <= (x @ H @ y).item()
+            ball = block_ball(block, norm)
+            for _ in range(20):
+                y = ball.steepest((H @ y).unsqueeze(0))[0]
+            assert ball.dual_norm((H @ y).unsqueeze(0)).item() <= intervals[norm].upper
+
+
+def block_ball(block, norm):
+    return Block(block.name, tuple(Piece(block.name, shape) for shape in block.shapes)).ball(norm)
+
+
 def test_graphs_that_are_not_kept_give_the_same_intervals():
     kept, built = (probe(*toy(), norm=("l2", "linf"), check=False, keep_graph=keep) for keep in (True, False))
     for a, b in zip(kept.rows(), built.rows(), strict=True):
@@ -275,7 +343,31 @@ BAD = {
     "failure 1": ({"failure": 1.0}, "between 0 and 1"),
     "tolerance": ({"tolerance": 0.0}, "must be positive"),
     "tolerance nan": ({"tolerance": float("nan")}, "must be positive"),
+    "tolerance inf": ({"tolerance": float("inf")}, "positive and finite"),
+    "tolerance text": ({"tolerance": "1e-3"}, "must be positive"),
+    "tolerance by norm": ({"tolerance": {"l2": 0.0}}, "must be positive"),
+    "tolerance of a typo": ({"tolerance": {"l2": 0.1, "L2": 0.2}}, "tolerance has the norm 'L2'"),
+    "norm None": ({"norm": None}, "norm is None; use some of l2"),
+    "norm a number": ({"norm": 2}, "norm is 2"),
+    "norms of numbers": ({"norm": ("l2", 2)}, "2 is unknown"),
+    "failure text": ({"failure": "small"}, "between 0 and 1"),
+    "failure None": ({"failure": None}, "between 0 and 1"),
     "products": ({"max_products": 0}, "at least 1"),
+    "half a product": ({"max_products": 2.5}, "max_products is 2.5; it must be an integer"),
+    "true products": ({"max_products": True}, "max_products is True; it must be an integer"),
+    "seed": ({"seed": 0.5}, "seed is 0.5; it must be an integer"),
+    "no batches": ({"max_batches": 0}, "max_batches is 0"),
+    "fewer batches": ({"max_batches": -1}, "max_batches is -1"),
+    "half a batch": ({"max_batches": 1.5}, "max_batches is 1.5"),
+    "an integer dtype": ({"dtype": torch.int64}, "dtype is torch.int64; use float64"),
+    "an integer's name": ({"dtype": "int64"}, "dtype is 'int64'; use float64"),
+    "a complex dtype": ({"dtype": torch.complex64}, "use float64"),
+    "no dtype": ({"dtype": "double precision"}, "dtype is 'double precision'"),
+    "a function's name": ({"dtype": "randn"}, "dtype is 'randn'"),
+    "a number for a dtype": ({"dtype": 64}, "dtype is 64"),
+    "device": ({"device": "gpu"}, "device is 'gpu'"),
+    "blocks None": ({"blocks": None}, "blocks is None; use a name"),
+    "blocks a number": ({"blocks": 3}, "blocks is 3; use a name"),
     "curvature": ({"curvature": "fisher"}, "use one of hessian, gauss_newton"),
     "blocks": ({"blocks": "nowhere"}, "matches none"),
     "select": ({"select": "nowhere"}, "matches none"),
@@ -293,6 +385,56 @@ def test_bad_options_are_one_line(options, words):
     with pytest.raises(ProbeError, match=words) as caught:
         probe(*toy(), check=False, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("norm", ["spectral", "gamma-spectral"])
+def test_a_matrix_too_large_for_the_spectral_norm_is_named_before_anything_runs(norm):
+    model = nn.Sequential(nn.utils.skip_init(nn.Linear, 4097, 4097, bias=False))
+    calls = []
+
+    def loss(model, batch):
+        calls.append(1)
+        return model(batch).sum()
+
+    with pytest.raises(ProbeError, match=r"block '0\.weight' holds a 4097×4097 matrix"):
+        probe(model, loss, torch.ones(1, 4097), norm=("l2", norm), gamma={})
+    assert not calls
+
+
+def test_one_long_side_is_not_too_large():
+    model, loss, batches = toy(widths=(4100, 2, 2), count=1)
+    probe(model, loss, batches, norm="spectral", select="0.weight", check=False, effort="low")
+
+
+@pytest.mark.parametrize("name", ["float32", "torch.float32"])
+def test_a_dtype_is_also_known_by_its_name(name):
+    assert probe(*toy(), dtype=name, check=False).rows() == probe(*toy(), dtype=torch.float32, check=False).rows()
+
+
+def test_known_norms_may_have_a_tolerance_without_being_probed():
+    result = probe(*toy(), norm="l2", tolerance={"l2": 0.1, "linf": 0.2, "gamma-l2": 0.3}, check=False)
+    assert result["0.weight"].estimates["l2"].tolerance == 0.1
+
+
+@pytest.mark.parametrize("failure", [1e-3, 0.2])
+def test_an_entrywise_interval_says_its_own_confidence(failure):
+    result = probe(*problem(), norm=("l2", "l11"), select="0.weight|1.weight", max_products=30, failure=failure, check=False)
+    intervals = [b.estimates["l11"].bilinear for b in result if b.estimates["l11"].bilinear.approximate]
+    assert intervals
+    assert all(bounds.failure == pytest.approx(0.05) for bounds in intervals)
+    assert all(b.estimates["l2"].bilinear.failure in (0.0, failure) for b in result)
+    assert "confidence intervals for Σ|H_ij| (0.95, asymptotically)" in result.summary()
+
+
+def test_a_value_in_a_wider_interval_is_told_apart():
+    options = {"norm": "l2", "select": "1.weight", "check": False, "tolerance": 1e-3}
+    by_value = probe(*problem(), stop="value", **options)
+    estimate = by_value["1.weight"].estimates["l2"]
+    assert estimate.met and estimate.bilinear.ratio > 1.002
+    assert f"{estimate.bilinear.ratio:.3f} ~" in by_value.summary()
+    assert "stopped at the value" in by_value.summary()
+    assert "was not met" not in by_value.summary()
+    assert "~" not in probe(*problem(), **options).summary()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -317,17 +459,31 @@ def test_on_a_gpu_the_intervals_are_those_of_the_cpu():
 # ---- several processes -------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import runpy, sys
+import pathlib, runpy, sys
 import torch
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo")
 toy = runpy.run_path(sys.argv[1])["toy"]
+from deva_theory.smoothness.curvature.objective import ProbeError
 from deva_theory.smoothness.probing import probe
 rank = torch.distributed.get_rank()
-result = probe(*toy(), norm=("l2", "linf", "l11"), sampling=True, resume=sys.argv[2] + ".journal")
+# Each rank names another file: what the first one finds counts.
+journal = f"{sys.argv[2]}.{rank}.journal"
+result = probe(*toy(), norm=("l2", "linf", "l11"), sampling=True, resume=journal)
 result.to_json(f"{sys.argv[2]}.{rank}")
-again = probe(*toy(), norm=("l2", "linf", "l11"), sampling=True, resume=sys.argv[2] + ".journal")
+again = probe(*toy(), norm=("l2", "linf", "l11"), sampling=True, resume=journal)
 assert again.cost["products"] == 0, again.cost
+assert repr(again.rows()) == repr(result.rows())
+assert pathlib.Path(journal).exists() == (rank == 0)
+torch.distributed.barrier()
+if rank == 0:
+    pathlib.Path(journal).write_text("my notes")
+try:
+    probe(*toy(), resume=journal)
+except ProbeError as error:
+    assert "is no journal" in str(error), error
+else:
+    raise AssertionError("a foreign file was taken for a journal")
 torch.distributed.destroy_process_group()
 """
 

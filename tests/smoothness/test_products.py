@@ -11,13 +11,16 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from deva_theory.problems.zoo import ALL_NAMES
+from deva_theory.smoothness.curvature import kernels
 from deva_theory.smoothness.curvature.blocks import Block, Piece
 from deva_theory.smoothness.curvature.objective import ProbeError
 from deva_theory.smoothness.curvature.products import CurvatureOperator
 from tests.oracles import dense
 
+ALL = slice(None)
 ROOT = Path(__file__).parents[2]
 
 
@@ -360,6 +363,29 @@ def test_one_vector_that_does_not_fit_is_an_error(monkeypatch):
         made.product("model", normal(4, 26))
 
 
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_that_suffices_for_one_graph_suffices(keep, curvature):
+    model, batches = small()
+
+    def criterion(outputs, targets):
+        if len(Tagged.alive) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return nn.functional.cross_entropy(Tagged.apply(outputs), targets)
+
+    made = CurvatureOperator(model, criterion, batches, blocks="model", keep_graph=keep, curvature=curvature)
+    whole = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", curvature=curvature)
+    gc.disable()
+    try:
+        made.gradient()
+        assert not made.keeps_graph
+        V = normal(2, 26)
+        close(made.product("model", V), whole.product("model", V), V)
+        made.batch_moments(made.blocks[0], V, V)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("a\nb"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
@@ -448,6 +474,223 @@ def test_buffers_that_a_model_replaces_are_put_back():
     before, buffer = state(model), model.calls
     CurvatureOperator(model, nn.MSELoss(), (normal(4, 3), normal(4, 1))).gradient()
     assert same(state(model), before) and model.calls is buffer
+
+
+class Stateful(nn.Module):
+    """Writes a buffer in place in every forward pass; the buffer is shared, not saved with the model, and multiplies the outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mask", torch.tensor([0.0, 1, 0, 1]))
+        self.register_buffer("scale", torch.ones(4), persistent=False)
+        self.register_buffer("same", self.scale, persistent=False)
+        self.register_buffer("table", torch.ones(4))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.scale.mul_(1 - self.mask).add_(self.mask * 5 * len(x))
+        return self.outer(torch.tanh(self.inner(x)) * self.same * self.table)
+
+
+def stateful():
+    torch.manual_seed(0)
+    model = Stateful().double()
+    model.same = model.scale
+    return model, small()[1]
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+def test_graphs_keep_the_state_that_a_forward_pass_wrote(curvature):
+    model, batches = stateful()
+    before, buffer = state(model), model.scale
+    made = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", keep_graph=True, curvature=curvature)
+    V = normal(3, made.blocks[0].size)
+    expected = 0
+    for batch in batches:
+        weight = len(batch[0]) / 10
+        if curvature == "gauss_newton":  # on a graph that is used at once
+            single = CurvatureOperator(model, nn.CrossEntropyLoss(), batch, blocks="model", keep_graph=False, curvature=curvature)
+            expected = expected + weight * single.product("model", V)
+        else:
+            fresh, _ = stateful()
+            H, _ = dense.hessian(nn.functional.cross_entropy(fresh(batch[0]), batch[1]), list(fresh.parameters()))
+            expected = expected + weight * V @ H
+    made.gradient()
+    for _ in range(2):
+        close(made.product("model", V), expected, expected)
+    assert made.gradients == 3
+    assert same(state(model), before) and model.scale is buffer is model.same
+
+
+def test_buffers_that_are_only_read_are_copied_once():
+    model, batches = stateful()
+    seen = []
+
+    def loss(model, batch):
+        seen.append((model.table.data_ptr(), model.scale.data_ptr()))
+        return model(batch[0]).square().mean()
+
+    made = CurvatureOperator(model, loss, batches, keep_graph=True)
+    made.gradient()
+    assert len({table for table, _ in seen}) == 1 and len({scale for _, scale in seen}) == 3
+
+
+def test_a_buffer_that_a_later_batch_writes_to_does_not_spoil_kept_graphs():
+    """Also where the version counter does not see it."""
+    class Later(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.register_buffer("scale", torch.ones(4))
+
+        def forward(self, x):
+            if len(x) == 2:
+                self.scale.data.mul_(3)
+            return self.outer(torch.tanh(self.inner(x)) * self.scale)
+
+    torch.manual_seed(0)
+    model, batches = Later().double(), small()[1]
+    made = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", keep_graph=True)
+    other = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", keep_graph=False)
+    V = normal(2, made.blocks[0].size)
+    expected = other.product("model", V)
+    made.gradient()
+    for _ in range(2):
+        close(made.product("model", V), expected, expected)
+    assert torch.equal(model.scale, torch.ones(4, dtype=torch.float64))
+
+
+def test_state_that_is_overwritten_within_one_graph_is_an_error():
+    model, batches = stateful()
+    with pytest.raises(ProbeError, match="a tensor that the second derivative needs was modified in place after it was saved"):
+        CurvatureOperator(model, lambda m, b: (m(b[0]) + m(b[0][:1])).square().mean(), batches).gradient()
+
+
+def test_a_parameter_that_the_forward_pass_changes_is_an_error():
+    def loss(model, batch):
+        with torch.no_grad():
+            model[0].weight.mul_(1.1)
+        return model(batch[0]).square().mean()
+
+    model, batches = small()
+    with pytest.raises(ProbeError, match=r"^the forward pass changes the parameter '0.weight' in place"):
+        CurvatureOperator(model, loss, batches).gradient()
+
+
+# ---- activation checkpointing -------------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, middle, use_reentrant=False):
+        super().__init__()
+        self.inner, self.middle, self.outer, self.use_reentrant = nn.Linear(3, 4), middle, nn.Linear(4, 2), use_reentrant
+
+    def forward(self, x):
+        hidden = self.inner(x)
+        if self.use_reentrant is not None:
+            hidden = checkpoint(lambda z: torch.tanh(self.middle(z)), hidden, use_reentrant=self.use_reentrant)
+        else:
+            hidden = torch.tanh(self.middle(hidden))
+        return self.outer(hidden)
+
+
+@pytest.mark.parametrize("eval_mode", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("middle", [lambda: nn.Dropout(0.5), lambda: nn.BatchNorm1d(4), lambda: nn.TransformerEncoderLayer(4, 2, 8)])
+def test_checkpointed_parts_run_again_in_the_probes_mode(middle, keep, eval_mode):
+    torch.manual_seed(0)
+    model = Checkpointed(middle()).double()
+    batches = small()[1]
+    before = state(model)
+    made = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", keep_graph=keep, eval_mode=eval_mode)
+    V = normal(2, made.blocks[0].size)
+    torch.manual_seed(1)
+    found = made.product("model", V)
+    model.use_reentrant = None
+    plain = CurvatureOperator(model, nn.CrossEntropyLoss(), batches, blocks="model", keep_graph=keep, eval_mode=eval_mode)
+    torch.manual_seed(1)
+    close(found, plain.product("model", V), V)
+    count, mean, variance = made.batch_moments(made.blocks[0], V, V)
+    assert count == 3 and mean.isfinite().all() and variance.isfinite().all()
+    assert same(state(model), before)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+def test_reentrant_checkpointing_is_named(curvature):
+    model = Checkpointed(nn.Linear(4, 4), use_reentrant=True).double()
+    with pytest.raises(ProbeError, match=r"^activation checkpointing with use_reentrant=True has no second derivative"):
+        CurvatureOperator(model, nn.CrossEntropyLoss(), small()[1], curvature=curvature).gradient()
+
+
+# ---- settings of torch --------------------------------------------------------------------------------------
+
+
+def precisions():
+    backends, found = torch.backends, []
+    for get in (
+        lambda: backends.cuda.matmul.fp32_precision, lambda: backends.cudnn.conv.fp32_precision, lambda: backends.cudnn.rnn.fp32_precision,
+        lambda: backends.mkldnn.matmul.fp32_precision, lambda: backends.cudnn.allow_tf32, torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+    ):
+        try:
+            found.append(get())
+        except RuntimeError:
+            found.append("the interfaces disagree")
+    return found
+
+
+SETTINGS = """
+import sys, torch
+from deva_theory.smoothness.curvature.kernels import without_tf32
+from tests.smoothness.test_products import precisions
+exec(sys.argv[1])
+before = precisions()
+try:
+    with without_tf32():
+        inside = precisions()
+        with torch.backends.cudnn.flags(enabled=False):
+            pass
+        raise KeyError
+except KeyError:
+    pass
+assert inside[:3] == ["ieee"] * 3 and inside[4:] == [False, "highest", False], inside
+assert precisions() == before, (before, precisions())
+"""
+
+
+@pytest.mark.parametrize("setting", [
+    "", "torch.backends.cuda.matmul.allow_tf32 = True", "torch.backends.cudnn.allow_tf32 = False",
+    "torch.set_float32_matmul_precision('medium')", "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "torch.backends.cudnn.conv.fp32_precision = 'tf32'; torch.backends.cudnn.rnn.fp32_precision = 'ieee'",
+])
+def test_tf32_is_off_meanwhile_and_either_interface_finds_its_settings_again(setting):
+    """In a process of its own: torch's settings cannot all be undone."""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", SETTINGS, setting], cwd=ROOT, check=True)
+
+
+def test_tf32_is_left_alone_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernels, "without_tf32", lambda: pytest.fail("not on a CPU"))
+    model, batches = small()
+    CurvatureOperator(model, nn.CrossEntropyLoss(), batches).gradient()
+
+
+def test_inside_inference_mode():
+    model, batches = small()
+    H = small_dense(model, batches)
+    with torch.inference_mode():
+        made = CurvatureOperator(model, nn.CrossEntropyLoss(), [tuple(t.clone() for t in batch) for batch in batches], blocks="model")
+        V = normal(2, 26)
+        close(made.product("model", V), V @ H, H)
+        assert made.batch_moments(made.blocks[0], V, V)[0] == 3
+
+
+def test_a_compiled_model_is_the_one_it_was_made_of():
+    model, batches = small()
+    made = CurvatureOperator(torch.compile(model, backend="eager"), nn.CrossEntropyLoss(), batches, blocks="model")
+    assert made.model is model and "0.weight" in made.blocks[0].parameters
+    V = normal(2, 26)
+    close(made.product("model", V), V @ small_dense(model, batches), V)
 
 
 # ---- several processes --------------------------------------------------------------------------------------
@@ -554,6 +797,27 @@ ERRORS = {
         nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("head.weight", (2, 2)),))]},
         "block parameter 'head.weight' is not a trainable floating-point parameter of the model",
     ),
+    "twice": (
+        nn.CrossEntropyLoss(),
+        {"blocks": [Block("a", (Piece("0.weight", (2, 3), (slice(0, 2),)), Piece("0.weight", (4, 1), (ALL, slice(2, 3)))))]},
+        "block 'a' lists entries of '0.weight' twice",
+    ),
+    "whole twice": (
+        nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("0.bias", (4,)),) * 2)]}, "block 'a' lists entries of '0.bias' twice",
+    ),
+    "shape": (
+        nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("0.weight", (3, 4)),))]},
+        "the piece of '0.weight' in block 'a' has shape (3, 4); the parameter there has (4, 3)",
+    ),
+    "shape of a slice": (
+        nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("0.weight", (2, 3), (slice(3, 5),)),))]},
+        "the piece of '0.weight' in block 'a' has shape (2, 3); the parameter there has (1, 3)",
+    ),
+    "index": (
+        nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("0.bias", (2, 2), (slice(0, 2), slice(0, 2))),))]},
+        "the piece of '0.bias' in block 'a' has index ",
+    ),
+    "no pieces": (nn.CrossEntropyLoss(), {"blocks": [Block("a", ())]}, "block 'a' has no pieces"),
     "same name": (
         nn.CrossEntropyLoss(), {"blocks": [Block("a", (Piece("0.bias", (4,)),)), Block("a", (Piece("2.bias", (2,)),))]},
         "two blocks have the same name; give each its own",
@@ -571,6 +835,21 @@ def test_errors_say_in_one_line_what_is_wrong(kind):
         made.product(made.blocks[0], normal(2, made.blocks[0].size))
         made.product(made.blocks[2], normal(2, made.blocks[2].size))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_rescales_its_rows_is_refused(kind):
+    model = nn.Sequential(kind(5, 4, max_norm=0.5), nn.Flatten(), nn.Linear(4, 2))
+    before = model[0].weight.clone()
+    with pytest.raises(ProbeError, match=rf"^module '0' \({kind.__name__}\) rescales its rows .*set its max_norm to None"):
+        CurvatureOperator(model, nn.CrossEntropyLoss(), (torch.arange(5)[:, None], torch.arange(5) % 2)).gradient()
+    assert torch.equal(model[0].weight, before)
+
+
+def test_sparse_gradients_are_named():
+    model = nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(ProbeError, match=r"^the gradient of '0.weight' is sparse, .*: set sparse=False$"):
+        CurvatureOperator(model, nn.CrossEntropyLoss(), (torch.arange(5)[:, None], torch.arange(5) % 2)).gradient()
 
 
 def test_errors_of_the_loss_that_are_no_runtime_errors_pass_through():

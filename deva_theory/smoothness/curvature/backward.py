@@ -11,6 +11,8 @@ from torch import Tensor
 
 from deva_theory.smoothness.curvature.objective import ProbeError
 
+REENTRANT = "activation checkpointing with use_reentrant=True has no second derivative; set use_reentrant=False, or switch it off"
+
 
 def vector_jacobian(outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the vector-Jacobian products for a leading dimension of cotangents, vectorised where torch can."""
@@ -41,6 +43,10 @@ def explained(error: Exception) -> Exception:
         return ProbeError(f"the operation {operation} has no second derivative; replace it by a twice differentiable implementation")
     if "once_differentiable" in text or "differentiate twice" in text:
         return ProbeError(f"an autograd function of the model is differentiable once only ({text}); give it a double backward")
+    if "use_reentrant" in text or "checkpoint is incompatible with .grad()" in text:
+        return ProbeError(REENTRANT)
+    if "aot_autograd" in text and "double backward" in text:
+        return ProbeError("a module compiled by torch.compile has no second derivative: probe the model that is not compiled")
     if isinstance(error, RuntimeError | NotImplementedError):
         return ProbeError(f"the loss or its second derivative failed: {text}")
     return error  # the user's own: it says more as it is

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from deva_theory.smoothness.curvature.blocks import Block, Piece
 from deva_theory.smoothness.curvature.isolation import DISPLACEMENT, TOLERANCE, alone, best_step, first_change, random_direction, ratio
+from deva_theory.smoothness.curvature.kernels import SpareBuffers
 from deva_theory.smoothness.curvature.memory import is_out_of_memory
 from deva_theory.smoothness.curvature.objective import ProbeError, moved
 from deva_theory.smoothness.curvature.products import CurvatureOperator
@@ -61,10 +62,12 @@ class Checks:
         return asdict(self)
 
 
+@torch.inference_mode(False)
 def check_operator(operator: CurvatureOperator, *, seed: int = 0, tolerance: float | None = None) -> Checks:
     """Check that an operator's products are those of the Hessian, or of a Gauss-Newton matrix.
 
-    Costs a few gradients and products on the first batch.  The operator, its counters and its kept graphs are left alone.
+    Costs a few gradients and products on the first batch; what goes wrong on other batches only (a branch that they alone
+    take, noise that they alone meet) is not seen.  The operator, its counters and its kept graphs are left alone.
     The parameters point to displaced copies during the differences and to their own memory again afterwards, also when
     an exception passes through.  Every rank of a distributed operator checks the same batch by itself.
 
@@ -120,7 +123,7 @@ def _first_batch(operator: CurvatureOperator) -> CurvatureOperator:
     local = copy.copy(operator)
     local.gradients = local.products = 0
     local.batches, local.weights, local.total_weight, local.group = operator.all_batches[:1], [1.0], 1.0, None
-    local.release()
+    local._kept, local.buffers = {}, SpareBuffers(operator.model)
     return local
 
 
@@ -264,7 +267,7 @@ def _in_double(local: CurvatureOperator) -> CurvatureOperator:
     double.parameters = {name: named[name] for name in local.parameters}
     double.batches = [moved(batch, local.device, torch.float64) for batch in local.batches]
     double.dtype = double.precision = torch.float64
-    double.release()
+    double._kept, double.buffers = {}, SpareBuffers(double.model)
     return double
 
 

@@ -11,14 +11,14 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deva_theory.smoothness.curvature.kernels import differentiable_once, evaluation, twice_differentiable
-from deva_theory.smoothness.curvature.objective import ProbeError, moved, tensors_of
+from deva_theory.smoothness.curvature.kernels import differentiable_once
+from deva_theory.smoothness.curvature.objective import ProbeError, moved, rebuilt, tensors_of
 from deva_theory.smoothness.curvature.products import CurvatureOperator
 
 TOLERANCE = 1e-4
@@ -138,7 +138,7 @@ def alone(operator: CurvatureOperator, *, seed: int = 0) -> Iterator[tuple[Call,
         if call.module in tested:
             continue
         tested.add(call.module)
-        with _mode(operator):
+        with operator.mode():
             for dtype in dict.fromkeys((torch.float64, operator.dtype)):
                 try:
                     module = copy.deepcopy(call.module).to(dtype=dtype)
@@ -212,7 +212,7 @@ def _calls(operator: CurvatureOperator, *, outputs: bool = False) -> list[Call]:
     pending: list[tuple[Any, Any]] = []
     calls: list[Call] = []
     with ExitStack() as stack:
-        stack.enter_context(_mode(operator))
+        stack.enter_context(operator.mode())
         for name, module in operator.model.named_modules():
 
             def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -226,12 +226,6 @@ def _calls(operator: CurvatureOperator, *, outputs: bool = False) -> list[Call]:
             stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         operator.objective.value(moved(operator.batches[0], operator.device))
     return calls
-
-
-@contextmanager
-def _mode(operator: CurvatureOperator) -> Iterator[None]:
-    with torch.enable_grad(), evaluation(operator.model, operator.eval_mode), twice_differentiable(operator.model):
-        yield
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -251,7 +245,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _mapped(entry, change) for key, entry in value.items()}
+        return rebuilt(value, {key: _mapped(entry, change) for key, entry in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_mapped(entry, change) for entry in value))
     if isinstance(value, list | tuple):
@@ -270,7 +264,7 @@ def _size(tensor: Tensor) -> float:
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
     # Drawn in one precision on one device, for the same numbers everywhere.
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like.device, like.dtype)
 
 
 def _dense(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -38,18 +38,27 @@ class GraphBytes:
         self.total = 0
         self._seen: set[int] = set()
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
+    def _pack(self, tensor: Tensor) -> tuple[Tensor, int]:
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._seen:
+                self._seen.add(storage.data_ptr())
+                self.total += storage.nbytes()
         # Not the tensor itself: a node that saves its own output would own itself and never be freed.
-        return tensor.detach()
+        return tensor.detach(), tensor._version
+
+    @staticmethod
+    def _unpack(saved: tuple[Tensor, int]) -> Tensor:
+        tensor, version = saved
+        if tensor._version != version:
+            # Autograd checks this itself only for what is saved without hooks.
+            raise RuntimeError("a tensor that the second derivative needs was modified in place after it was saved")
+        return tensor
 
     @contextmanager
     def counting(self) -> Iterator[GraphBytes]:
         """Count while the block runs."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
             yield self
 
 

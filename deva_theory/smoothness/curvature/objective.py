@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -13,9 +16,22 @@ from torch import Tensor, nn
 Loss = Callable[..., Any]
 Batch = Any
 
+# By these names a function's first argument tells a criterion from a loss(model, batch).
+_OUTPUT_NAMES = (
+    "input", "outputs", "output", "out", "logits", "prediction", "predictions", "predicted", "pred", "preds", "y_pred", "y_hat", "yhat",
+)
+_MODEL_NAMES = ("model", "m", "module", "net", "network")
+
 
 class ProbeError(ValueError):
     """The model, the loss or the data cannot be probed; one line says what is wrong, where, and what to do."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model that torch.compile was given: what is compiled has no second derivative, and other names."""
+    # By name: importing the compiler takes seconds.
+    inner = getattr(model, "_orig_mod", None) if type(model).__name__ == "OptimizedModule" else None
+    return inner if isinstance(inner, nn.Module) else model
 
 
 class Objective:
@@ -63,7 +79,7 @@ class Objective:
             inputs, targets = _pair(batch)
             result = self._loss(self._forward(inputs), targets)
         else:
-            result = self._loss(self.model, batch)
+            result = self._called(self._loss, batch)
         if not isinstance(result, Tensor):
             raise ProbeError(f"the loss is a {type(result).__name__}; return a scalar tensor that depends on the parameters")
         if result.numel() != 1:
@@ -86,10 +102,23 @@ class Objective:
         result: Tensor = self._loss(outputs, targets)
         return result
 
+    def _called(self, loss: Loss, batch: Batch) -> Any:
+        try:
+            return loss(self.model, batch)
+        except (TypeError, AttributeError) as error:
+            names = _argument_names(loss)
+            if len(names) != 2 or names[0] in _MODEL_NAMES:
+                raise  # the user's own: it says more as it is
+            raise ProbeError(
+                f"loss({', '.join(names)}), called with model and batch, failed: {_first_line(error)}; a criterion of outputs and targets "
+                f"must be an nn.Module, a function of torch, or name its first argument 'outputs'"
+            ) from error
+
     def _forward(self, inputs: Any) -> Any:
         return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
 
     def _own_loss(self, batch: Batch) -> Any:
+        _refuse_arrays(batch)
         output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if loss is None:
@@ -104,18 +133,21 @@ def as_batches(data: Any, *, limit: int | None = None) -> list[Batch]:
     ----------
     data
         A tensor, a tuple or a mapping is one batch; any other iterable (a list, a DataLoader, a generator) gives batches.
-        They are read once and kept, because every product passes over the same data.
+        They are read once and kept, because every product passes over the same data; an endless generator is read for ever
+        unless there is a limit.
     limit : int, optional
-        Read at most so many.
+        Read at most so many (`max_batches` of a probe).
 
     Raises
     ------
     ProbeError
-        No data.
+        No data, or a NumPy array.
     """
     if data is None:
         raise ProbeError("no data: pass batches=, a tensor, a tuple, a dictionary or an iterable of them")
-    if isinstance(data, Tensor | tuple | Mapping):
+    if _is_array(data):
+        raise ProbeError("batches is a NumPy array; convert it with torch.as_tensor")
+    if isinstance(data, Tensor | tuple | Mapping) or (_is_record(data) and not isinstance(data, Iterable)):
         batches = [data]
     elif isinstance(data, Iterable):
         batches = list(islice(data, limit))
@@ -130,7 +162,7 @@ def as_batches(data: Any, *, limit: int | None = None) -> list[Batch]:
 
 
 def batch_size(batch: Batch) -> int:
-    """Return the number of examples: the first size of the first tensor found in the batch; 1 if it holds none."""
+    """Return the number of examples: the first size of the first tensor found in the batch; 1 if none is found."""
     first = next(tensors_of(batch), None)
     return 1 if first is None or first.ndim == 0 else len(first)
 
@@ -141,9 +173,14 @@ def batch_weights(batches: Sequence[Batch], weights: Callable[[Batch], float] | 
     Raises
     ------
     ProbeError
-        A weight is negative or not finite, all vanish, or their number is wrong.
+        A weight is negative or not finite, all vanish, or their number is wrong; no tensor gives the size of one of several batches.
     """
     if weights is None:
+        for k, batch in enumerate(batches):
+            if len(batches) > 1 and next(tensors_of(batch), None) is None:
+                raise ProbeError(
+                    f"batch {k} is a {type(batch).__name__} without tensors, so its size is unknown: convert arrays, or pass weights="
+                )
         values = [float(batch_size(batch)) for batch in batches]
     elif callable(weights):
         values = [float(weights(batch)) for batch in batches]
@@ -159,11 +196,17 @@ def batch_weights(batches: Sequence[Batch], weights: Callable[[Batch], float] | 
 def moved(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
     """Return the batch on `device`, its floating-point tensors in `dtype` if one is given."""
     if isinstance(batch, Tensor):
-        return batch.to(device, dtype if dtype is not None and batch.dtype.is_floating_point else None)
+        result = batch.to(device, dtype if dtype is not None and batch.dtype.is_floating_point else None)
+        # Tensors of inference mode cannot be saved for a backward pass.
+        return result.clone() if result.is_inference() and not torch.is_inference_mode_enabled() else result
     if isinstance(batch, Mapping):
-        entries = {key: moved(value, device, dtype) for key, value in batch.items()}
-        # A mapping of the user's own type (transformers' BatchEncoding, say) is asked for like any mapping.
-        return entries
+        return rebuilt(batch, {key: moved(value, device, dtype) for key, value in batch.items()})
+    if _is_record(batch):
+        record = copy.copy(batch)
+        for field in dataclasses.fields(record):
+            if hasattr(record, field.name):
+                object.__setattr__(record, field.name, moved(getattr(record, field.name), device, dtype))  # also where it is frozen
+        return record
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(moved(value, device, dtype) for value in batch))
     if isinstance(batch, list | tuple):
@@ -181,9 +224,46 @@ def tensors_of(batch: Batch) -> Iterator[Tensor]:
     elif isinstance(batch, list | tuple):
         for value in batch:
             yield from tensors_of(value)
+    elif _is_record(batch):
+        for field in dataclasses.fields(batch):
+            yield from tensors_of(getattr(batch, field.name, None))
+
+
+def rebuilt(batch: Mapping[Any, Any], entries: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return the entries as a mapping of the batch's own type, whose attributes a loss may use (transformers' BatchEncoding)."""
+    if type(batch) is dict:
+        return entries
+    try:
+        if isinstance(batch, dict | UserDict):
+            result: Any = copy.copy(batch)
+            result.update(entries)
+        else:
+            result = type(batch)(entries)  # type: ignore[call-arg]
+        if list(result) == list(entries):
+            return result
+    except Exception:  # whatever a constructor of the user's may raise
+        return entries
+    return entries
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "dtype")
+
+
+def _refuse_arrays(value: Any) -> None:
+    if _is_array(value):
+        raise ProbeError("a batch holds a NumPy array; convert it with torch.as_tensor, in the dtype of the parameters")
+    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for entry in entries:
+        _refuse_arrays(entry)
 
 
 def _pair(batch: Batch) -> tuple[Any, Any]:
+    _refuse_arrays(batch)
     if isinstance(batch, Mapping) and "inputs" in batch and "targets" in batch:
         return batch["inputs"], batch["targets"]
     if isinstance(batch, list | tuple) and len(batch) == 2:
@@ -198,8 +278,17 @@ def _is_criterion(loss: Any) -> bool:
         return True
     if (getattr(loss, "__module__", None) or "").split(".")[0] == "torch":
         return True
+    return next(iter(_argument_names(loss)), None) in _OUTPUT_NAMES
+
+
+def _argument_names(function: Any) -> list[str]:
+    """Return the names of the arguments without defaults."""
     try:
-        first = next(iter(inspect.signature(loss).parameters))
-    except (TypeError, ValueError, StopIteration):
-        return False
-    return first in ("input", "outputs", "output", "logits", "prediction", "predictions")
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,7 +1,8 @@
 r"""Hessian- and Gauss-Newton-vector products of a model's blocks.
 
 The loss is ``f(x) = Σ_b w_b f_b(x) / Σ_b w_b`` over batches b.  For each batch the gradient is computed once with its
-graph, and the graph is kept as long as memory allows.  A block's product ``H_bb v`` is then one backward pass through
+graph, and the graph is kept as long as memory allows
+(:mod:`deva_theory.smoothness.curvature.graphs`).  A block's product ``H_bb v`` is then one backward pass through
 the part of that graph between the block and its own gradient; several vectors go through it at once (vectorised
 double backward).  All blocks share the forward and the first backward pass.
 
@@ -11,20 +12,17 @@ that reverse mode suffices; forward-over-reverse is avoided everywhere (it is si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from deva_theory.smoothness.curvature.backward import explained, vector_jacobian
-from deva_theory.smoothness.curvature.blocks import Block, make_blocks, trainable
-from deva_theory.smoothness.curvature.kernels import differentiable_once, evaluation, twice_differentiable
-from deva_theory.smoothness.curvature.memory import GraphBytes, available_bytes, is_out_of_memory
-from deva_theory.smoothness.curvature.objective import Batch, Loss, Objective, ProbeError, as_batches, batch_weights, moved
+from deva_theory.smoothness.curvature.blocks import Block, check_blocks, make_blocks, trainable
+from deva_theory.smoothness.curvature.graphs import BatchGraphs, Graph
+from deva_theory.smoothness.curvature.memory import is_out_of_memory
+from deva_theory.smoothness.curvature.objective import Batch, Loss, Objective, ProbeError, unwrapped
 
 CURVATURES = ("hessian", "gauss_newton")
 _MAX_VECTORS = 256
@@ -32,26 +30,14 @@ _MAX_VECTORS = 256
 K = TypeVar("K", bound=Hashable)
 
 
-@dataclass
-class _Graph:
-    """One batch's gradient with its graph; for Gauss-Newton the outputs and the two maps J and ∇²ℓ instead."""
-
-    loss: Tensor
-    parameters: dict[str, nn.Parameter]
-    gradient: dict[str, Tensor | None]
-    outputs: Tensor | None = None
-    cotangent: Tensor | None = None  # u in u ↦ Jᵀu
-    output_gradient: Tensor | None = None
-    output_leaf: Tensor | None = None
-
-
-class CurvatureOperator:
+class CurvatureOperator(BatchGraphs):
     """Products of blocks of the Hessian (or Gauss-Newton matrix) with vectors.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it is: modes, gradients, requires_grad and buffers are untouched.
+        Left as it is: modes, gradients, requires_grad and buffers are untouched.  One compiled by torch.compile is replaced
+        by the model that it was made of, as what is compiled has no second derivative.
     loss : callable, criterion or None
         See :class:`~deva_theory.smoothness.curvature.objective.Objective`; a mean over the batch.
     batches
@@ -116,86 +102,30 @@ class CurvatureOperator:
             raise ProbeError(f"curvature is {curvature!r}; use one of {', '.join(CURVATURES)}")
         if vector_batch is not None and vector_batch < 1:
             raise ProbeError(f"vector_batch is {vector_batch}; it must be at least 1")
-        self.objective = Objective(model, loss)
-        if curvature == "gauss_newton" and not self.objective.has_outputs:
+        model = unwrapped(model)
+        objective = Objective(model, loss)
+        if curvature == "gauss_newton" and not objective.has_outputs:
             raise ProbeError(
                 "the Gauss-Newton operator needs outputs and criterion apart: pass a criterion such as nn.CrossEntropyLoss() as loss"
             )
-        self.model = model
-        self.curvature = curvature
-        self.blocks = tuple(make_blocks(model, blocks, select=select))
         parameters = trainable(model)
+        _refuse_renormalisation(model)
+        self.blocks = tuple(make_blocks(model, blocks, select=select))
+        check_blocks(self.blocks, parameters)
         used = dict.fromkeys(name for block in self.blocks for name in block.parameters)
-        missing = [name for name in used if name not in parameters]
-        if missing:
-            raise ProbeError(f"block parameter {missing[0]!r} is not a trainable floating-point parameter of the model")
-        self.parameters = {name: parameters[name] for name in used}
-        self._shapes = {name: p.shape for name, p in self.parameters.items()}
         self._index = {block.name: block for block in self.blocks}
-        if len(self._index) < len(self.blocks):
-            raise ProbeError("two blocks have the same name; give each its own")
-        first = next(iter(self.parameters.values()))
-        self.device, self.dtype = first.device, first.dtype
-        self.precision = max((p.dtype for p in self.parameters.values()), key=_rounding)
-        self.group = group if group is not None or not _distributed() else torch.distributed.group.WORLD
-        everything = as_batches(batches)
-        all_weights = batch_weights(everything, weights)
-        rank, world = 0, 1
-        if self.group is not None:
-            rank, world = torch.distributed.get_rank(self.group), torch.distributed.get_world_size(self.group)
-        self.all_batches = everything
-        self.batches, self.weights = everything[rank::world], all_weights[rank::world]
-        self.total_weight = sum(all_weights)
-        self.eval_mode = eval_mode
-        free = torch.tensor(available_bytes(self.device) if memory is None else int(memory), device=self.device)
-        if self.group is not None:
-            torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN, group=self.group)
-        self.memory = int(free)
-        self._keep = keep_graph
-        self._kept: dict[int, _Graph] = {}
-        self._versions: list[int] = []
+        super().__init__(
+            objective, {name: parameters[name] for name in used}, batches, curvature=curvature, weights=weights, eval_mode=eval_mode,
+            keep_graph=keep_graph, memory=memory, group=group,
+        )
+        self._shapes = {name: p.shape for name, p in self.parameters.items()}
         self._vectors = vector_batch
-        self.graph_bytes = 0
-        self.loss_value = float("nan")
-        self.keeps_graph = False
-        self.gradients = 0
         self.products = 0
-
-    # -- gradients ---------------------------------------------------------------------------------------------------
-
-    def gradient(self) -> dict[str, Tensor]:
-        """Return the gradient of the weighted mean loss, by parameter name.
-
-        Raises
-        ------
-        ProbeError
-            The loss or the gradient is NaN or infinite.
-        """
-        total = {name: torch.zeros_like(p, dtype=_wide(p.dtype)) for name, p in self.parameters.items()}
-        value = torch.zeros((), dtype=torch.float64, device=self.device)
-        for graph, weight in self._graphs():
-            value += weight * graph.loss.detach().to(value.dtype)
-            for name, g in graph.gradient.items():
-                if g is not None:
-                    total[name] += weight * g.detach()
-        self._reduce([value, *total.values()])
-        kept = torch.tensor(int(len(self._kept) == len(self.batches)), device=self.device)
-        if self.group is not None:
-            # Ranks run in step only if they divide the work alike.
-            torch.distributed.all_reduce(kept, torch.distributed.ReduceOp.MIN, group=self.group)
-        self.keeps_graph = bool(kept)
-        self.loss_value = value.item()
-        if not all(bool(torch.isfinite(g).all()) for g in total.values()):
-            bad = next(name for name, g in total.items() if not bool(torch.isfinite(g).all()))
-            raise ProbeError(f"the gradient of {bad!r} has NaN or infinite entries at these parameters; nothing can be probed there")
-        return total
 
     def block_gradient(self, block: Block, gradient: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the block's gradient, flat."""
         tensors: dict[str, Tensor | None] = dict(self.gradient() if gradient is None else gradient)
         return block.gather(tensors)
-
-    # -- products ----------------------------------------------------------------------------------------------------
 
     def product(self, block: Block | str, V: Tensor) -> Tensor:
         """Return ``H_bb v`` for each row v of V (k, d); the dtype of V is kept."""
@@ -220,7 +150,6 @@ class CurvatureOperator:
         ProbeError
             An operation without a second derivative (named), or memory that does not suffice for one vector.
         """
-        answers = {key: torch.zeros_like(V) for key, (_, V) in requests.items()}
         # Requests of one block travel together: one batched pass.
         grouped: dict[str, list[K]] = {}
         for key, (block, V) in requests.items():
@@ -229,14 +158,18 @@ class CurvatureOperator:
                     f"block {block.name!r} has {block.size} parameters; its vectors have shape {tuple(V.shape)}, not (k, {block.size})"
                 )
             grouped.setdefault(block.name, []).append(key)
-        names = dict.fromkeys(p for block, _ in requests.values() for p in block.parameters)
-        for graph, weight in self._graphs(tuple(names)):
-            for keys in grouped.values():
-                block = requests[keys[0]][0]
-                V = torch.cat([requests[key][1] for key in keys]) if len(keys) > 1 else requests[keys[0]][1]
-                product = self._product(graph, block, V)
-                for key, part in zip(keys, product.split([len(requests[key][1]) for key in keys]), strict=True):
-                    answers[key].add_(part, alpha=weight)
+        names = tuple(dict.fromkeys(p for block, _ in requests.values() for p in block.parameters))
+        # Entered once: per block it would cost a tenth of the time.
+        with self.mode():
+            answers = {key: torch.zeros_like(V) for key, (_, V) in requests.items()}
+            for graph, weight in self._graphs(names):
+                for keys in grouped.values():
+                    block = requests[keys[0]][0]
+                    V = torch.cat([requests[key][1] for key in keys]) if len(keys) > 1 else requests[keys[0]][1]
+                    product = self._product(graph, block, V)
+                    for key, part in zip(keys, product.split([len(requests[key][1]) for key in keys]), strict=True):
+                        answers[key].add_(part, alpha=weight)
+                del graph  # before the next one is built
         self.products += sum(len(V) for V in answers.values())
         self._reduce(list(answers.values()))
         return answers
@@ -246,19 +179,21 @@ class CurvatureOperator:
 
         The variance is ``n/(n-1) Σ w_b² (form_b - mean)² / (Σ w_b)²``; NaN for a single batch.
         """
-        sums = torch.zeros(3, len(X), dtype=torch.float64, device=X.device)
-        extra = torch.zeros(2, dtype=torch.float64, device=X.device)
-        for graph, weight in self._graphs(block.parameters):
-            form = (X * self._product(graph, block, Y)).sum(-1).double()
-            sums += torch.stack((weight * form, weight**2 * form, weight**2 * form**2))
-            extra += torch.tensor([1.0, weight**2], dtype=torch.float64, device=X.device)
+        with self.mode():
+            sums = torch.zeros(3, len(X), dtype=torch.float64, device=X.device)
+            extra = torch.zeros(2, dtype=torch.float64, device=X.device)
+            for graph, weight in self._graphs(block.parameters):
+                form = (X * self._product(graph, block, Y)).sum(-1).double()
+                del graph  # before the next one is built
+                sums += torch.stack((weight * form, weight**2 * form, weight**2 * form**2))
+                extra += torch.tensor([1.0, weight**2], dtype=torch.float64, device=X.device)
         self._reduce([sums, extra])
         count, squares = int(extra[0]), extra[1]
         mean = sums[0]
         spread = sums[2] - 2 * mean * sums[1] + mean**2 * squares
         return count, mean, spread.clamp_min(0) * count / (count - 1) if count > 1 else torch.full_like(mean, torch.nan)
 
-    def _product(self, graph: _Graph, block: Block, V: Tensor) -> Tensor:
+    def _product(self, graph: Graph, block: Block, V: Tensor) -> Tensor:
         """Multiply the rows of V, so many at a time as memory allows."""
         pieces: list[Tensor] = []
         done = 0
@@ -277,12 +212,11 @@ class CurvatureOperator:
             return pieces[0]
         return torch.cat(pieces) if pieces else torch.zeros_like(V)
 
-    def _backward(self, graph: _Graph, block: Block, V: Tensor) -> Tensor:
+    def _backward(self, graph: Graph, block: Block, V: Tensor) -> Tensor:
         cotangents = {name: c.to(self.parameters[name].dtype) for name, c in block.scatter(V, self._shapes).items()}
         names = [name for name in cotangents if _attached(graph.gradient[name])]
         if not names:  # the loss is linear in the block, or does not depend on it
             return torch.zeros_like(V)
-        # Modes and kernels were chosen when the graph was built.
         if self.curvature == "gauss_newton":
             result = self._gauss_newton(graph, names, cotangents)
         else:
@@ -290,7 +224,7 @@ class CurvatureOperator:
             result = vector_jacobian(outputs, [graph.parameters[name] for name in cotangents], [cotangents[name] for name in names])
         return block.gather(dict(zip(cotangents, result, strict=True)), batched=True, like=V)
 
-    def _gauss_newton(self, graph: _Graph, names: list[str], cotangents: dict[str, Tensor]) -> list[Tensor | None]:
+    def _gauss_newton(self, graph: Graph, names: list[str], cotangents: dict[str, Tensor]) -> list[Tensor | None]:
         (tangent,) = vector_jacobian([graph.gradient[name] for name in names], [graph.cotangent], [cotangents[name] for name in names])
         if tangent is None or not _attached(graph.output_gradient):
             return [None] * len(cotangents)
@@ -298,80 +232,6 @@ class CurvatureOperator:
         if curved is None:
             return [None] * len(cotangents)
         return vector_jacobian([graph.outputs], [graph.parameters[name] for name in cotangents], [curved])
-
-    # -- graphs ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _mode(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(evaluation(self.model, self.eval_mode))
-            stack.enter_context(twice_differentiable(self.model))
-            yield
-
-    def _graphs(self, names: tuple[str, ...] | None = None) -> Iterator[tuple[_Graph, float]]:
-        """Yield the graph and the normalised weight of each batch; rebuilt each time unless they are kept."""
-        normalised = [w / self.total_weight for w in self.weights]
-        versions = [p._version for p in self.model.parameters()]
-        if versions != self._versions:
-            # Parameters were changed; `GraphBytes` hides that from autograd's own check.
-            self.release()
-            self._versions = versions
-        for position, (batch, weight) in enumerate(zip(self.batches, normalised, strict=True)):
-            # Asked for one by one: memory that runs out on the way drops those that are kept.
-            graph = self._kept.get(position)
-            if graph is None:
-                graph = self._build(batch, position, names if self._keep is False else None)
-                if self._keep is None:
-                    self._keep = 2 * self.graph_bytes * len(self.batches) <= self.memory
-                if self._keep:
-                    self._kept[position] = graph
-            yield graph, weight
-            del graph
-
-    def _build(self, batch: Batch, position: int, names: tuple[str, ...] | None) -> _Graph:
-        counter = GraphBytes()
-        try:
-            with self._mode(), counter.counting():
-                graph = self._differentiate(moved(batch, self.device), names)
-        except ProbeError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise ProbeError(f"out of memory in the gradient of batch {position}: use smaller batches, or fewer blocks") from error
-            raise explained(error) from error
-        if not self.gradients and differentiable_once(graph.gradient.values()):
-            raise ProbeError("an autograd function of the model is differentiable once only; give it a double backward")
-        self.gradients += 1
-        # A loss may be computed in less than the parameters' precision (transformers casts logits to float32).
-        self.precision = max(self.precision, graph.loss.dtype, key=_rounding)
-        self.graph_bytes = max(self.graph_bytes, counter.total)
-        if not bool(torch.isfinite(graph.loss)):
-            raise ProbeError(f"the loss is {graph.loss.item()} on batch {position}; nothing can be probed at these parameters")
-        return graph
-
-    def _differentiate(self, batch: Batch, names: tuple[str, ...] | None) -> _Graph:
-        """Differentiate once, with a graph: by all probed parameters, or by those that this sweep is about."""
-        parameters = self.parameters if names is None else {name: self.parameters[name] for name in names}
-        inputs = list(parameters.values())
-        if self.curvature == "hessian":
-            loss = self.objective.value(batch)
-            if not loss.requires_grad:
-                raise ProbeError("the loss does not depend on the probed parameters (is it computed under no_grad, or detached?)")
-            gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
-            return _Graph(loss.detach(), parameters, dict(zip(parameters, gradient, strict=True)))
-        outputs, targets = self.objective.outputs(batch)
-        leaf = outputs.detach().requires_grad_()
-        loss = self.objective.criterion(leaf, targets)
-        (output_gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        # The gradient itself, for `gradient()`, is Jᵀ∇ℓ; its graph in u gives J.
-        cotangent = output_gradient.detach().clone().requires_grad_()
-        gradient = torch.autograd.grad(outputs, inputs, cotangent, create_graph=True, allow_unused=True)
-        return _Graph(
-            loss.detach(), parameters, dict(zip(parameters, gradient, strict=True)), outputs, cotangent, output_gradient, leaf
-        )
-
-    # -- memory and processes ----------------------------------------------------------------------------------------
 
     def vector_batch(self, block: Block) -> int:
         """Return how many vectors of a block go through the graph at once."""
@@ -388,33 +248,21 @@ class CurvatureOperator:
             self._vectors = tried // 2
         elif len(self._kept) > 1:
             # The graph at hand stays alive while it is used; the others are built again.
-            self._kept, self._keep = {}, False
+            self._drop()
         else:
             raise ProbeError(
                 "out of memory with one vector at a time: use smaller batches (the graph of one batch must fit twice)"
             ) from error
-
-    def _reduce(self, tensors: list[Tensor]) -> None:
-        if self.group is not None:
-            for tensor in tensors:
-                torch.distributed.all_reduce(tensor, group=self.group)
-
-    def release(self) -> None:
-        """Drop the kept graphs."""
-        self._kept = {}
 
 
 def _attached(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
-def _rounding(dtype: torch.dtype) -> float:
-    return float(torch.finfo(dtype).eps)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def _refuse_renormalisation(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise ProbeError(
+                f"module {name!r} ({type(module).__name__}) rescales its rows in every forward pass (max_norm={module.max_norm}), which "
+                "changes the parameters that are probed: set its max_norm to None for the probe"
+            )
