@@ -58,12 +58,14 @@ def sweep_costs(width: int, context: int, examples: int, *, vocabulary: int = 96
             rebuilt.sweep({name: request})
 
     unit = median_seconds(gradient, 9)
+    # Wide models take seconds per sweep: fewer repeats there.
+    few = 3 if width < 128 else 1
     return {
         "blocks": len(kept.blocks), "gradient_ms": 1e3 * unit, "plain_kernel_gradient": median_seconds(plain_gradient, 9) / unit,
-        "kept": median_seconds(lambda: kept.sweep(single), 5) / unit,
-        "rebuilt_each_sweep": median_seconds(lambda: rebuilt.sweep(single), 5) / unit,
-        "graph_per_block": median_seconds(one_operator_per_block, 3) / unit,
-        "eight_vectors_each": median_seconds(lambda: kept.sweep(several), 3) / unit / 8,
+        "kept": median_seconds(lambda: kept.sweep(single), 2 * few + 1) / unit,
+        "rebuilt_each_sweep": median_seconds(lambda: rebuilt.sweep(single), few) / unit,
+        "graph_per_block": median_seconds(one_operator_per_block, few) / unit,
+        "eight_vectors_each": median_seconds(lambda: kept.sweep(several), few) / unit / 8,
     }
 
 

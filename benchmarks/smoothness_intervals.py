@@ -193,16 +193,17 @@ def summary(result: dict) -> str:
     """Return the tables of :func:`run`."""
     return "\n\n".join((
         f"max|λ| to {TOLERANCE:g}: mean of {_REPEATS} starts; missed: share of runs with a larger relative error",
-        _eigenvalue_table(result["eigenvalues"]),
+        _eigenvalue_table(result["eigenvalues"], ["all zoo", "random"]),
         "upper/lower of the operator norms, and dense upper bounds over the same lower end",
         _width_table(result["widths"]),
+        "per model",
+        _eigenvalue_table(result["eigenvalues"], [m for m in dict.fromkeys(row["model"] for row in result["eigenvalues"]) if m != "random"]),
     ))
 
 
-def _eigenvalue_table(rows: list[dict]) -> str:
-    models = list(dict.fromkeys(row["model"] for row in rows))
+def _eigenvalue_table(rows: list[dict], models: list[str]) -> str:
     lines = []
-    for model in [*models, "all zoo"]:
+    for model in models:
         chosen = [row for row in rows if row["model"] == model or (model == "all zoo" and row["model"] != "random")]
         reference = {key: sum(row["eigsh"][key] for row in chosen) for key in ("products", "seconds")}
         for method in METHODS:

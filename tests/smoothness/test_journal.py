@@ -108,6 +108,7 @@ OTHERS = {
     "the curvature": lambda m, l, b: ((m, l, b), {"curvature": "gauss_newton"}),
     "the loss": lambda m, l, b: ((m, nn.CrossEntropyLoss(label_smoothing=1e-6), b), {}),
     "a loss of the same value": lambda m, l, b: ((m, same_value_doubled, b), {}),
+    "the loss by a constant": lambda m, l, b: ((m, lambda model, batch: plain(model, batch) + 1e-6, b), {}),
     "the model's code": lambda m, l, b: ((nn.Sequential(m[0], nn.Sigmoid(), m[2]), l, b), {}),
     "the weights": lambda m, l, b: ((m, l, b), {"weights": [1.0, 1.0, 1.0]}),
     "the weights' function": lambda m, l, b: ((m, l, b), {"weights": lambda batch: len(batch[1]) ** 2}),
