@@ -145,7 +145,8 @@ class Journal:
         if not known:
             raise ProbeError(f"{self.path.name} is no journal of a probe (of this version); name another file")
         foreign = ProbeError(
-            f"{self.path.name} belongs to a probe of another loss, other parameters, data or settings; delete it, or name another file"
+            f"{self.path.name} belongs to a probe of other parameters, data or settings, or of another loss; "
+            "delete it, or name another file"
         )
         if not same:
             raise foreign

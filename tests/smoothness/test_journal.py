@@ -120,7 +120,7 @@ def test_a_journal_of_another_probe_is_refused(tmp_path, change):
     journal = tmp_path / "journal"
     probe(*toy(), check=False, resume=journal)
     arguments, options = change(*toy())
-    with pytest.raises(ProbeError, match="another loss, other parameters, data or settings") as caught:
+    with pytest.raises(ProbeError, match="other parameters, data or settings, or of another loss") as caught:
         probe(*arguments, check=False, resume=journal, **options)
     assert "\n" not in str(caught.value)
 
