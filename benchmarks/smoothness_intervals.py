@@ -197,7 +197,7 @@ def summary(result: dict) -> str:
         "upper/lower of the operator norms, and dense upper bounds over the same lower end",
         _width_table(result["widths"]),
         "per model",
-        _eigenvalue_table(result["eigenvalues"], [m for m in dict.fromkeys(row["model"] for row in result["eigenvalues"]) if m != "random"]),
+        _eigenvalue_table(result["eigenvalues"], sorted({row["model"] for row in result["eigenvalues"]} - {"random"})),
     ))
 
 

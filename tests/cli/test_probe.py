@@ -199,7 +199,7 @@ def test_resume(folder, capsys):
     assert again.cost["products"] == 0 < done.cost["products"]
     capsys.readouterr()
     assert probe(*first, "--seed", "3") == 2
-    assert "belongs to a probe of other parameters" in one_line(capsys.readouterr().err)
+    assert "other parameters, data or settings" in one_line(capsys.readouterr().err)
 
 
 BAD = {

@@ -864,3 +864,17 @@ def test_vectors_of_the_wrong_shape(shape):
     made = CurvatureOperator(model, nn.CrossEntropyLoss(), batches)
     with pytest.raises(ValueError, match=r"^block '0.weight' has 12 parameters; its vectors have shape .*, not \(k, 12\)$"):
         made.product("0.weight", normal(*shape))
+
+
+def test_backend_flags_that_torch_has_frozen_are_no_obstacle():
+    # torch.testing's harness freezes them for the rest of the process.
+    code = (
+        "import torch\n"
+        "torch.backends.disable_global_flags()\n"
+        "from deva_theory import probe\n"
+        "model = torch.nn.LSTM(2, 2).double()\n"
+        "result = probe(model, lambda model, batch: model(batch)[0].square().mean(), torch.ones(3, 1, 2, dtype=torch.float64))\n"
+        "assert len(result) == 4 and torch.backends.cudnn.enabled\n"
+    )
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         try:
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
                 # Not cudnn.flags(): it also sets the precision, and fails where that was set through the newer of torch's interfaces.
-                torch.backends.cudnn.enabled = False
+                with _settable():
+                    torch.backends.cudnn.enabled = False
             yield
         finally:
-            torch.backends.cudnn.enabled = enabled
+            with _settable():
+                torch.backends.cudnn.enabled = enabled
 
 
 @contextmanager
@@ -45,15 +47,16 @@ def without_tf32() -> Iterator[None]:
         matmul = torch.get_float32_matmul_precision()
     except RuntimeError:
         matmul = "highest"  # set through the newer interface alone
-    for holder in cuda:
-        holder.fp32_precision = "ieee"
+    with _settable():
+        for holder in cuda:
+            holder.fp32_precision = "ieee"
     try:
         cudnn = bool(backends.cudnn.allow_tf32)
     except RuntimeError:
         cudnn = True  # what disagrees with the above
 
     def older(matmul: str, cudnn: bool) -> None:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _settable():
             warnings.simplefilter("ignore")  # some versions recommend the newer interface
             backends.cudnn.allow_tf32 = cudnn
             torch.set_float32_matmul_precision(matmul)
@@ -61,14 +64,23 @@ def without_tf32() -> Iterator[None]:
     try:
         if matmul != "highest" or cudnn:
             older("highest", False)
-            for holder in cuda:
-                holder.fp32_precision = "ieee"
+            with _settable():
+                for holder in cuda:
+                    holder.fp32_precision = "ieee"
         yield
     finally:
         if matmul != "highest" or cudnn:
             older(matmul, cudnn)
-        for holder, precision in zip(holders, precisions, strict=True):
-            holder.fp32_precision = precision
+        with _settable():
+            for holder, precision in zip(holders, precisions, strict=True):
+                holder.fp32_precision = precision
+
+
+def _settable() -> AbstractContextManager[Any]:
+    """Allow backend flags to be set where torch's own test harness has frozen them (what ``flags()`` does)."""
+    allow = getattr(torch.backends, "__allow_nonbracketed_mutation", nullcontext)
+    context: AbstractContextManager[Any] = allow()
+    return context
 
 
 @dataclass
