@@ -14,8 +14,9 @@ import torch.distributed
 from deva_theory.cli.errors import BadInput, Exit
 from deva_theory.cli.pipeline import set_threads
 from deva_theory.cli.probe_gamma import prepare, tensors_of_gamma
-from deva_theory.cli.probe_models import DTYPES, Subject, place, subject, users_own
+from deva_theory.cli.probe_models import DTYPES, place, subject, users_own
 from deva_theory.cli.probe_options import FIGURES, RULES
+from deva_theory.cli.probe_subject import Subject
 from deva_theory.report.style import figure_style
 from deva_theory.runtime import Progress
 from deva_theory.smoothness.compare_results import compare

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deva_theory.cli.probe_models import Subject
+from deva_theory.cli.probe_subject import Subject
 from deva_theory.rules import Diagnostics, Rule, deva_linf, deva_spectral
 from deva_theory.smoothness.curvature.blocks import trainable
 from deva_theory.smoothness.curvature.kernels import evaluation

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deva_theory.certify.missing import MissingExtra, optional
 from deva_theory.cli.errors import BadInput
-from deva_theory.cli.probe_models import Subject
+from deva_theory.cli.probe_subject import Subject
 
 __all__ = ["transformers_subject"]
 

@@ -1,7 +1,6 @@
 """What ``deva-theory probe`` is given as MODEL: a problem of the zoo, a user's factory, or a transformers model."""
 
 import argparse
-import dataclasses
 import difflib
 import sys
 import traceback
@@ -14,35 +13,12 @@ from torch import nn
 
 from deva_theory.cli.errors import BadInput
 from deva_theory.cli.probe_options import ZOO
+from deva_theory.cli.probe_subject import Subject
 from deva_theory.problems import zoo
 
-__all__ = ["DTYPES", "Subject", "imported", "place", "subject", "users_own"]
+__all__ = ["DTYPES", "imported", "place", "subject", "users_own"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-@dataclasses.dataclass
-class Subject:
-    """A model with loss and data, ready to be probed.
-
-    Attributes
-    ----------
-    model : nn.Module
-        On the device and in the dtype that were asked for.
-    loss : callable, criterion or None
-    batches
-        What `deva_theory.smoothness.probing.probe` takes.
-    remarks : list of str
-        What a reader of the results must know.
-    problem : ZooProblem or None
-        Where training gradients come from.
-    """
-
-    model: nn.Module
-    loss: Any
-    batches: Any
-    remarks: list[str] = dataclasses.field(default_factory=list)
-    problem: zoo.ZooProblem | None = None
 
 
 def subject(options: argparse.Namespace, device: torch.device) -> Subject:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deva_theory.geometry import sign_vectors
 from deva_theory.problems.families import DiagonalQuadratic, NonConvexWells, Problem, RotatedQuadratic, TraceProblem
 
 ENUMERATED = 8
@@ -93,9 +94,7 @@ def _quadratic(H: Tensor, coordinate: Tensor) -> tuple[Callable[[Tensor], Tensor
             large += block
         else:
             # uᵀHu at the corner s ⊙ γ is Σ_ij (s_i s_j H_ij) γ_i γ_j: linear in γγᵀ, so that all corners are one matrix product.
-            k = len(block)
-            bits = torch.arange(2 ** (k - 1)).unsqueeze(-1) >> torch.arange(k) & 1
-            signs = (1.0 - 2.0 * bits.double()).to(H.device)
+            signs = sign_vectors(len(block), device=H.device)
             pairs = (signs.unsqueeze(-1) * signs.unsqueeze(-2)).flatten(-2)
             tables.append((block, H[..., block, :][..., block].flatten(-2).unsqueeze(-1) * pairs.mT))
     diagonal = torch.diagonal(H, dim1=-2, dim2=-1)
