@@ -44,6 +44,9 @@ def transformers_subject(options: argparse.Namespace) -> Subject:
     BadInput
         transformers is missing, the name cannot be found or reached, there are no weights, or the text is too short.
     """
+    name = options.model.removeprefix("hf:")
+    if not name:
+        raise BadInput("hf: needs a name or a folder, as in hf:gpt2 or hf:./checkpoint")
     try:
         transformers = optional("transformers", "hf", f"probe {options.model}")
     except MissingExtra as error:
@@ -52,9 +55,6 @@ def transformers_subject(options: argparse.Namespace) -> Subject:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     import_module("huggingface_hub").logging.set_verbosity_error()  # five retries, each with two lines
-    name = options.model.removeprefix("hf:")
-    if not name:
-        raise BadInput("hf: needs a name or a folder, as in hf:gpt2 or hf:./checkpoint")
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise BadInput(f"hf:{name} holds no config.json: name the folder that save_pretrained wrote")
