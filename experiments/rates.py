@@ -7,7 +7,6 @@ spread at step sizes from a tenth to ten times the statement's, for violations. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from deva_theory.rates.fits import bound_ratio, choose_window, fit_slope
 from deva_theory.rates.runner import Measurement, measure
 from deva_theory.report.tables import Table, compare_tables, format_table
 from deva_theory.runtime import Cache, Progress
+from deva_theory.runtime.threads import one_thread
 from experiments import _rates_adaptation as adaptation
 
 SOURCES = (deva_theory.linalg, deva_theory.problems, deva_theory.rates, deva_theory.rules, Path(__file__), Path(adaptation.__file__))
@@ -152,7 +152,7 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
             progress.say(f"rates: logistic regression is left out: {error}")
             wanted = [cell for cell in wanted if cell.family != "logistic"]
     results: dict[Cell, Mapping[str, Any]] = {}
-    with _one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
+    with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
         for cell in wanted:
             results[cell] = cache.get_or_compute("rates-" + "-".join(cell), config, lambda cell=cell: numbers(run(cell, config)),
                                                  sources=SOURCES)  # fmt: skip
@@ -166,17 +166,6 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
         "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
         "rates_adaptation": adapted,
     }  # fmt: skip
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: a step is a few thousand numbers, and threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray | list[str]]:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from deva_theory.certify.missing import optional
 from deva_theory.claims.model import Run
 from deva_theory.rules import Rule, adam, deva_linf, deva_spectral
+from deva_theory.runtime.threads import one_thread
 from deva_theory.smoothness.curvature.products import CurvatureOperator
 from deva_theory.smoothness.estimators.balls import Ball, Box, SpectralBall
 from deva_theory.smoothness.estimators.operator_norms import operator_norm
@@ -129,17 +129,6 @@ class Curvature:
 def runs(run: Run) -> list[tuple[str, int]]:
     """Return the runs of a tier, (model, seed)."""
     return [(model, seed) for model in (MODELS if run.full else QUICK) for seed in SEEDS[: run.count(1, len(SEEDS))]]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: on tensors of this size others are only waited for."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @cache

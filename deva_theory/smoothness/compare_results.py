@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deva_theory.smoothness.estimators.estimate import Bounds
-from deva_theory.smoothness.result import NORM_LABELS, ProbeResult, write_whole
+from deva_theory.smoothness.result import NORM_LABELS, ProbeResult, write_rows
 
 ROUGHER, SMOOTHER, OPEN = "b rougher", "b smoother", "not separated"
 """The verdicts."""
@@ -107,12 +105,7 @@ class ComparedResults:
 
     def to_csv(self, path: Path | str) -> None:
         """Write :meth:`rows` to a CSV file, whole or not at all."""
-        text = io.StringIO()
-        rows = self.rows()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["block"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(Path(path), text.getvalue())
+        write_rows(Path(path), self.rows())
 
 
 def compare(a: ProbeResult, b: ProbeResult) -> ComparedResults:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,13 +232,8 @@ class ProbeResult:
         ]
 
     def to_csv(self, path: Path | str) -> None:
-        """Write :meth:`rows` to a CSV file."""
-        rows = self.rows()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["block"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(Path(path), text.getvalue())
+        """Write :meth:`rows` to a CSV file, whole or not at all."""
+        write_rows(Path(path), self.rows())
 
     def to_dataframe(self) -> Any:
         """Return :meth:`rows` as a pandas DataFrame (pandas is imported here)."""
@@ -296,6 +291,15 @@ def draw_intervals(ax: Any, results: Mapping[str, ProbeResult]) -> None:
     ax.set_ylabel("smoothness (certified interval)")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same keys to a CSV file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["block"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def write_whole(path: Path, text: str) -> None:

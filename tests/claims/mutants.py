@@ -667,13 +667,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "return (H.abs() * gamma).sum(dim=(-2, -1))", "return (H * gamma).sum(dim=(-2, -1)).abs()", ("S3-code",),
     ),
     Mutant(
-        "box with γ²", "smoothness/estimators/weighted.py",
-        "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * gamma[..., j].square().unsqueeze(-2)", ("S7-smaller",),
+        "box with γ²", "geometry/corners.py",
+        "corners = signs * gamma.unsqueeze(-2)", "corners = signs * gamma.square().unsqueeze(-2)", ("S7-smaller",),
     ),
     Mutant("box with half the sign vectors", "geometry/corners.py", "2 ** max(size - 1, 0)", "2 ** max(size - 2, 0)", ("S5-code",)),
     Mutant(
-        "box without γ", "smoothness/estimators/weighted.py",
-        "corners = signs * gamma[..., j].unsqueeze(-2)", "corners = signs * torch.ones_like(gamma[..., j]).unsqueeze(-2)",
+        "box without γ", "geometry/corners.py",
+        "corners = signs * gamma.unsqueeze(-2)", "corners = signs * torch.ones_like(gamma).unsqueeze(-2)",
         ("S2-above-one",),
     ),
     Mutant(

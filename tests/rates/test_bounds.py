@@ -1,6 +1,5 @@
 """The bounds R1-R5 against runs: exact and simulated, attained where they are, and controls that must fail."""
 
-import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,35 +13,9 @@ from deva_theory.certify import descent_to_rate
 from deva_theory.linalg import polar_factor
 from paper_checks.rates_momentum import momentum_bound
 from paper_checks.rates_noise import walk
+from tests.rates.instances import box, generator, randn, semidefinite, uniform
 
 ROUNDING = 1e-9
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
-
-
-def uniform(*shape: int, seed: int) -> Tensor:
-    return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
-
-
-def box(H: Tensor, gamma: Tensor) -> Tensor:
-    """L_Γ of H ≽ 0: the corners of the box |u_i| ≤ γ_i attain it."""
-    corners = torch.tensor(list(itertools.product((1.0, -1.0), repeat=H.shape[-1])), dtype=torch.float64)
-    u = corners * gamma[..., None, :]
-    return torch.einsum("...ki,...ij,...kj->...k", u, H, u).amax(-1)
-
-
-def semidefinite(count: int, d: int, seed: int) -> Tensor:
-    A = randn(count, d, d, seed=seed)
-    return A @ A.mT
-
-
-# --- Runs ------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The inequalities that the proofs of R1-R5 cite, each on random instances, and the facts on conversion (R4)."""
 
-import itertools
 import math
 
 import numpy as np
@@ -8,40 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from deva_theory import rates
 from deva_theory.linalg import polar_factor
+from tests.rates.instances import box, randn, semidefinite, uniform
 
 # Zero or of a size whose square is a number.
 reals = st.just(0.0) | st.floats(1e-6, 1e6).flatmap(lambda x: st.sampled_from([x, -x]))
 factors = st.just(0.0) | st.floats(1e-6, 10)
 betas = st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.999]) | st.floats(0, 0.9999, allow_subnormal=False)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
-
-
-def uniform(*shape: int, seed: int) -> Tensor:
-    return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
-
-
-def box(H: Tensor, gamma: Tensor) -> Tensor:
-    """L_Γ of H ≽ 0: the corners of the box |u_i| ≤ γ_i attain it."""
-    corners = torch.tensor(list(itertools.product((1.0, -1.0), repeat=H.shape[-1])), dtype=torch.float64)
-    u = corners * gamma[..., None, :]
-    return torch.einsum("...ki,...ij,...kj->...k", u, H, u).amax(-1)
-
-
-def semidefinite(count: int, d: int, seed: int) -> Tensor:
-    A = randn(count, d, d, seed=seed)
-    return A @ A.mT
 
 
 @given(reals, reals)

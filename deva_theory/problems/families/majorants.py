@@ -7,12 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from deva_theory.geometry import sign_vectors
+from deva_theory.geometry import largest_at_corners
 
 ENUMERATED = 16
 """Largest number of coordinates whose sign vectors are enumerated."""
 
-_ENTRIES = 2**22  # of the table of corners held at one time
 
 
 def coordinate_majorant(H: Tensor, *, sweeps: int = 1000) -> Tensor:
@@ -84,7 +83,4 @@ def box_smoothness(H: Tensor, coordinate: Tensor) -> tuple[Tensor, bool]:
     if d > ENUMERATED:
         return coordinate.to(torch.float64).sum(-1), False
     H = H.to(torch.float64)
-    best = torch.zeros(H.shape[:-2], dtype=H.dtype, device=H.device)
-    for signs in sign_vectors(d, device=H.device).split(max(1, _ENTRIES // (d * max(1, best.numel())))):
-        best = torch.maximum(best, ((signs @ H) * signs).sum(-1).amax(-1))
-    return best, True
+    return largest_at_corners(H, H.new_ones(d)), True

@@ -94,9 +94,9 @@ def extreme_eigenvalues(
         "value" stops as soon as the residual of the Ritz value of largest modulus is at most `tolerance`, relatively, and the
         certificate at most ``√(2.5 · tolerance)`` wide.  A residual alone concerns *some* eigenvalue: it is small at an inner
         eigenvalue while a larger one has not shown yet, and the sharper ``res²/gap`` takes the gap from the same Ritz values
-        (about 5% of the blocks of small networks are missed then).  The certificate limits how much larger that one could
-        be: the value is that accurate except with probability `failure`.  That it is accurate to `tolerance` is no theorem
-        (none of 800 runs on blocks of trained networks missed it, and a few in a thousand on spectra with dense edges).
+        and stops there, too.  The certificate limits how much larger that one could be: the value is that accurate except
+        with probability `failure`.  That it is accurate to `tolerance` is no theorem; ``benchmarks/smoothness_intervals.py``
+        counts the misses.
     max_products : int
         Stop here in any case; the interval is valid, only wider.
     noise : float

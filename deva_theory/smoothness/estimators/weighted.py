@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deva_theory.geometry import sign_vectors
+from deva_theory.geometry import largest_at_corners
 from deva_theory.linalg import polar_factor
 
 _ENUMERATED = 16
@@ -69,11 +69,9 @@ def weighted_box_smoothness(H: Tensor, gamma: Tensor) -> Tensor:
     if m > _ENUMERATED:
         raise ValueError(f"weighted_box_smoothness: H has {m} rows; enumeration of sign vectors stops at {_ENUMERATED}")
     _check_semidefinite("weighted_box_smoothness", H)
-    signs = sign_vectors(m, dtype=H.dtype, device=H.device)
     total = torch.zeros(torch.broadcast_shapes(H.shape[:-2], gamma.shape[:-2]), dtype=H.dtype, device=H.device)
     for j in range(gamma.shape[-1]):  # one column at a time keeps the table of corners small
-        corners = signs * gamma[..., j].unsqueeze(-2)
-        total = total + ((corners @ H) * corners).sum(-1).amax(-1)
+        total = total + largest_at_corners(H, gamma[..., j])
     return total
 
 
