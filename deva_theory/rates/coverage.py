@@ -70,6 +70,32 @@ class FixedFactors:
         return gamma * sign, state, Diagnostics(gamma, sign, None, 1.0) if diagnostics else None
 
 
+@dataclass(frozen=True, eq=False)
+class SingularAdaGrad:
+    r"""``U diag(γ) Vᵀ`` in the singular basis of Ĝ = U diag(σ) Vᵀ, ``γ_i = σ_i/√(Σ_{s≤t} σ_i(Ĝ_s)²)``, singular values falling.
+
+    AdaGrad on the singular values by rank: what R3's form with factors covers, and Γ ≤ 1.  In a fixed eigenbasis it is SPEC M4's update.
+    """
+
+    name: str = "singular_adagrad"
+
+    def init(self, params: Tensor) -> State:
+        """Return the zero sum of squares."""
+        return {"step": 0, "squares": torch.zeros_like(params[..., : min(params.shape[-2:]), 0])}
+
+    def update(
+        self, grad: Tensor, state: State, *, diagnostics: bool = False, check_finite: bool = True
+    ) -> tuple[Tensor, State, Diagnostics | None]:
+        """Return the direction, the new sum and, as Γ, the factors as a row; as `Rule.update`."""
+        U, sigma, Vh = torch.linalg.svd(grad, full_matrices=False)
+        past = state["squares"]
+        assert isinstance(past, Tensor)
+        squares = past + sigma.square()
+        gamma = torch.where(squares > 0, sigma / torch.where(squares > 0, squares, 1.0).sqrt(), 0.0)
+        details = Diagnostics(gamma, U @ Vh, None, 1.0) if diagnostics else None
+        return (U * gamma.unsqueeze(-2)) @ Vh, {"step": 0, "squares": squares}, details
+
+
 def unit_factors(rule: UpdateRule) -> bool:
     """Return whether Γ ≡ 1: the constants of the family then serve, without a look at the run."""
     return isinstance(rule, Rule) and rule.adaptation is None

@@ -250,6 +250,21 @@ def l1_from_l2(bound: Bound, dimension: Numbers) -> Bound:
     return total(f"avg E‖∇f‖_1 ≤ √d (the following); {bound.statement}", bound.assumptions, **terms)
 
 
+def l2_from_larger(bound: Bound) -> Bound:
+    r"""Return ``avg E‖∇f‖_2 ≤ right side`` for a bound on avg E‖∇f‖_1 or avg E‖∇f‖_*; ‖·‖_2 is the Frobenius norm for matrices.
+
+    Parameters
+    ----------
+    bound : Bound
+        Of `signsgd`, `adagrad`, `muon`, or of a converted R1, R2, R3 or R5.
+
+    Notes
+    -----
+    Proof: ‖g‖_2² = Σ g_i² ≤ (Σ|g_i|)², and the same with singular values.  ∎  The weakest of these norms: in it no bound loses a factor.
+    """
+    return total(f"avg E‖∇f‖_2 ≤ (the following); {bound.statement}", bound.assumptions, **bound.terms)
+
+
 @dataclass(frozen=True)
 class KnownRate:
     """One row of the comparison.

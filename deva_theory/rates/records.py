@@ -51,17 +51,7 @@ class Record(ABC):
 
     @abstractmethod
     def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
-        """Add one step of the runs that are not over.
-
-        Parameters
-        ----------
-        x, gradient : Tensor, shape ``(active, scale, seed, *batch, *event)``
-            The iterate and ∇f there.
-        seen : Tensor, of that shape
-            What the rule was given: ĝ, or the corrected momentum.
-        direction, details
-            What the rule answered.
-        """
+        """Add one step; see `deva_theory.rates.loop.Recorder`."""
 
     def finish(self, steps: Tensor) -> None:
         """Divide by T."""
@@ -85,7 +75,7 @@ class VectorRecord(Record):
         self.exact = problem.constants.box_exact if self.unit else self.weighted.exact
 
     def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
-        """Add one step; see `Record.add`."""
+        """Add one step; see `deva_theory.rates.loop.Recorder`."""
         k = len(x)
         gamma, size, event = details.variance_adaptation, gradient.abs(), self.event
         weighted, plain = (gamma * size).sum(event), size.sum(event)
@@ -115,7 +105,7 @@ class MatrixRecord(Record):
         self.exact = isinstance(problem, TraceProblem)
 
     def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
-        """Add one step; see `Record.add`."""
+        """Add one step; see `deva_theory.rates.loop.Recorder`."""
         k = len(x)
         nuclear = torch.linalg.svdvals(gradient).sum(-1)
         spectral = self.problem.constants.spectral

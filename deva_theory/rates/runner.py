@@ -29,10 +29,10 @@ from torch import Tensor
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import momentum_bounds, vector_bounds
 from deva_theory.rates.coverage import UpdateRule, check_covered
+from deva_theory.rates.loop import by_horizon, run_grid
 from deva_theory.rates.records import MatrixRecord, Record, VectorRecord
-from deva_theory.rates.sides import Finished, by_horizon, right_sides
+from deva_theory.rates.sides import Finished, right_sides
 from deva_theory.rates.statement import AssumptionError, Bound
-from deva_theory.rules import State
 
 ROUNDING = 1e-9
 """Relative excess over a bound that is put down to rounding."""
@@ -236,51 +236,18 @@ def _run(
     problem: Problem, rule: UpdateRule, statement: str, horizons: list[int], eta: Tensor, x0: Tensor, oracle: Oracle | None,
     generator: torch.Generator,
 ) -> Record:
-    samples = (len(horizons), eta.shape[1])
-    shape = (*samples, *x0.shape)
-    event = (None,) * problem.event_ndim
-    x = x0.expand(shape).clone()
-    # Moments of the rule in the batch's own layout: everything is stacked on leading dimensions.
-    state = rule.init(x)
-    record: Record = (MatrixRecord if statement == "R3" else VectorRecord)(problem, rule, oracle, shape[: len(shape) - problem.event_ndim])
-    step_size = eta[(..., *event)].to(x)
-    beta, _ = momentum_bounds.schedule(by_horizon(horizons, x0)) if statement == "R5" else (None, None)
-    moment = torch.zeros_like(x)
-    for t in range(horizons[0]):
-        active = sum(t < T for T in horizons)
-        if active < len(x):
-            x, moment, state = x[:active], moment[:active], _narrowed(state, active)
-        gradient = problem.gradient(x)
-        noisy = _sampled(problem, oracle, x, gradient, 1 if statement == "R5" else None, horizons, generator)
-        seen = noisy
-        if beta is not None:
-            b = beta[:active].to(x)
-            moment = b * moment + (1 - b) * noisy
-            # The bias-corrected mean has the same signs, and a Γ of amplitudes then is that of the rule's own momentum.
-            seen = moment / (1 - b ** (t + 1))
-        direction, state, details = rule.update(seen, state, diagnostics=True, check_finite=False)
-        record.add(x, gradient, seen, direction, details)
-        x = x - step_size[:active] * direction
+    shape = (*eta.shape[:2], *x0.shape[: x0.ndim - problem.event_ndim])
+    record: Record = (MatrixRecord if statement == "R3" else VectorRecord)(problem, rule, oracle, shape)
+    batches = [1] * len(horizons) if statement == "R5" else horizons
+    beta = momentum_bounds.schedule(torch.tensor(horizons))[0] if statement == "R5" else None
+    run_grid(
+        problem, rule, x0, record, horizons=horizons, eta=eta, oracle=oracle, batches=None if oracle is None else batches, beta=beta,
+        generator=generator,
+    )
     record.finish(torch.tensor(horizons))
     if not all(bool(total.isfinite().all()) for total in (record.left, record.plain, record.smoothness, record.noise)):
         raise AssumptionError(f"{statement}: a run left the range of float64 on {problem.name}; take a smaller scale or rescale f")
     return record
-
-
-def _narrowed(state: State, active: int) -> State:
-    return {key: value[:active] if isinstance(value, Tensor) else value for key, value in state.items()}
-
-
-def _sampled(
-    problem: Problem, oracle: Oracle | None, x: Tensor, gradient: Tensor, batch: int | None, horizons: list[int],
-    generator: torch.Generator,
-) -> Tensor:
-    """Return ĝ: one call where all batches are equal, one for each T where they are T."""
-    if oracle is None:
-        return gradient
-    if batch is not None:
-        return oracle.sample(problem, x, batch, generator)
-    return torch.stack([oracle.sample(problem, x[k], horizons[k], generator) for k in range(len(x))])
 
 
 def _measurement(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import matrix_bounds, momentum_bounds, vector_bounds
 from deva_theory.rates.coverage import UpdateRule, factor_bound, polar_exact
+from deva_theory.rates.loop import by_horizon
 from deva_theory.rates.records import Record
 from deva_theory.rates.statement import Bound
 
@@ -60,11 +60,6 @@ class Finished:
         """Return the average over a run of the bound on Γ_t, or of its square; 0: the largest."""
         bounds = [factor_bound(self.rule, T) for T in self.horizons]
         return by_horizon([float((f**power).mean() if power else f.max()) for f in bounds], self.gap)
-
-
-def by_horizon(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
-    """Return one value per T in front of scales, seeds and instances; `like` has the latter two."""
-    return torch.as_tensor(values, dtype=torch.float64, device=like.device).reshape(-1, 1, *(1,) * like.ndim)
 
 
 def right_sides(runs: Finished) -> dict[str, Bound]:

@@ -28,6 +28,7 @@ _DOUBLE_DOT = (0, (4, 1.2, 1, 1.2, 1, 1.2))
 # name: (label, colour, line style, marker); matrix methods and their vector relatives share a colour family.
 _METHODS: dict[str, tuple[str, str, Any, str]] = {
     "gd": ("GD", GREY, _DOTTED, "."),
+    "normalised_sgd": ("normalised SGD", BLACK, _DOTTED, "x"),
     "signsgd": ("SignSGD", SKY, _DASHED, "v"),
     "adagrad": ("AdaGrad", GREEN, _DOTTED, "<"),
     "adagrad_full": ("AdaGrad (full matrix)", GREEN, _DASHED, ">"),
@@ -36,6 +37,7 @@ _METHODS: dict[str, tuple[str, str, Any, str]] = {
     "shampoo": ("Shampoo", PURPLE, _DOTTED, "P"),
     "soap": ("SOAP", GREEN, _DASHDOT, "D"),
     "muon": ("Muon", PURPLE, _DASHED, "^"),
+    "singular_adagrad": (r"AdaGrad on $\sigma(G)$", ORANGE, _DASHDOT, "d"),
     "adamuon": ("AdaMuon", BLACK, _DOUBLE_DOT, "X"),
     "deva_linf": (r"DeVA $\ell_\infty$", BLUE, "-", "o"),
     "deva_spectral": (r"DeVA $S_\infty$", VERMILION, "-", "*"),

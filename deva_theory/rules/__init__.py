@@ -5,7 +5,7 @@
 :mod:`deva_theory.rules.parts` what all of them are composed of.
 """
 
-from deva_theory.rules.baselines import adagrad, adam, adamuon, gradient_descent, muon, rmsprop, sign_sgd, soap
+from deva_theory.rules.baselines import adagrad, adam, adamuon, gradient_descent, muon, normalised_sgd, rmsprop, sign_sgd, soap
 from deva_theory.rules.basis import KroneckerBasis
 from deva_theory.rules.deva import PRESETS, VARIANTS, deva_linf, deva_spectral, without_rotation_back
 from deva_theory.rules.parts import Adaptation, Identity, Moment, Polar, Sign, State, StepScale
@@ -35,6 +35,7 @@ __all__ = [
     "deva_spectral",
     "gradient_descent",
     "muon",
+    "normalised_sgd",
     "rmsprop",
     "sign_sgd",
     "soap",

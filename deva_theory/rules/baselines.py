@@ -32,6 +32,11 @@ def gradient_descent(*, beta1: float = 0.0) -> Rule:
     return Rule("gradient_descent", moment=Moment(beta1), scale_invariant=Identity())
 
 
+def normalised_sgd(*, event_ndim: int = 1) -> Rule:
+    """Return normalised SGD, ``g/‖g‖_2`` (Frobenius for matrices), 0 at 0: steepest descent in the Euclidean norm."""
+    return Rule("normalised_sgd", event_ndim, scale_invariant=Identity(), step_scale=StepScale("unit_norm"))
+
+
 def sign_sgd(*, beta1: float = 0.0, nesterov: bool = False, event_ndim: int = 1) -> Rule:
     """Return SignSGD, ``sign(m)`` (Bernstein et al. 2018); `beta1` > 0 is its momentum form Signum."""
     return Rule("sign_sgd", event_ndim, Moment(beta1, nesterov=nesterov))

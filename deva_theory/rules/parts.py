@@ -33,7 +33,7 @@ TRACKED = ("momentum", "gradient", "scale_invariant")
 AMPLITUDES = ("entries", "marginals")
 FACTORED = ("no", "root_mean_square", "mean")
 EPS_MODES = ("outside", "inside", "numerator", "relative")
-SHAPE_FACTORS = ("none", "sqrt_max", "sqrt_ratio", "unit_rms")
+SHAPE_FACTORS = ("none", "sqrt_max", "sqrt_ratio", "unit_rms", "unit_norm")
 BIAS_FACTORS = ("none", "adam")
 
 
@@ -145,8 +145,8 @@ class StepScale:
 
     Attributes
     ----------
-    shape : {"none", "sqrt_max", "sqrt_ratio", "unit_rms"}
-        1; √max(m, n); √max(1, m/n); √(mn)/‖D‖_F (the entries then have root mean square 1).
+    shape : {"none", "sqrt_max", "sqrt_ratio", "unit_rms", "unit_norm"}
+        1; √max(m, n); √max(1, m/n); √(mn)/‖D‖_F (the entries then have root mean square 1); 1/‖D‖_F.
     coefficient : float
         Multiplies the shape factor (0.2 in DeVA).
     bias : {"none", "adam"}
@@ -173,9 +173,9 @@ class StepScale:
             factor *= math.sqrt(bias_correction(self.beta2, step)) / bias_correction(beta1, step)
         if self.shape == "none":
             return factor
-        if self.shape == "unit_rms":
+        if self.shape.startswith("unit"):
             dims = tuple(range(-event_ndim, 0))
-            size = math.prod(D.shape[d] for d in dims)
+            size = math.prod(D.shape[d] for d in dims) if self.shape == "unit_rms" else 1
             norm = torch.linalg.vector_norm(D, dim=dims, keepdim=True)
             return factor * math.sqrt(size) / torch.where(norm > 0, norm, 1.0)
         m, n = D.shape[-2:]

@@ -1,0 +1,489 @@
+r"""The table of known rates on one set of instances: what each guarantees there, and what runs do.
+
+Every method of `deva_theory.rates.known.KNOWN_RATES` runs on the same instances from the same starts, at the step size of its own statement,
+which only constants known beforehand enter, and with the same number of gradients: T exact ones, or N samples, be it T = √N mini-batches
+of T or T = N single samples.
+
+Left sides differ, so a bound by itself ranks nothing.  They meet in two norms:
+
+* **‖∇f‖_1**, the largest.  Bounds on ‖∇f‖_2 and ‖∇f‖_* lose √d (`l1_from_l2`; d = mn for matrices, by ‖G‖_F ≤ ‖G‖_*).
+* **‖∇f‖_2**, the smallest.  Every bound serves as it is (`l2_from_larger`).
+
+A bound on ‖∇f‖_{1,Γ} is divided by the alignment κ (`conversion`), which is measured: the least over steps and seeds.  It is thus known after
+the runs only, and for expectations it holds for these runs; a κ known beforehand does not exist (the ledger's R4-floor).  The same for
+Σ γ_i σ_i(Ĝ) with exact gradients; with noise there is no way back, and the entry is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deva_theory.problems.families import AssumptionError as FamilyError
+from deva_theory.problems.families import Oracle, Problem
+from deva_theory.rates import known, matrix_bounds, momentum_bounds, vector_bounds
+from deva_theory.rates.coverage import SingularAdaGrad, UpdateRule, factor_bound
+from deva_theory.rates.loop import by_horizon, run_grid
+from deva_theory.rates.statement import AssumptionError, Bound
+from deva_theory.rules import Diagnostics, adagrad, deva_linf, gradient_descent, muon, normalised_sgd, sign_sgd
+
+BETA2 = 0.99
+"""Of the ℓ∞ rule."""
+WEIGHTED, SINGULAR = "weighted", "inner"
+_CONVERTED = {WEIGHTED, SINGULAR}
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of the runs of one method before they are made.
+
+    Attributes
+    ----------
+    problem : Problem
+    oracle : Oracle or None
+    gap : Tensor, shape ``(seed, *batch)``
+        Δ.
+    first : Tensor, shape ``(seed, *batch, *event)``
+        |∂_i f(x_0)|.
+    horizons : tuple of int
+        T, falling.
+    """
+
+    problem: Problem
+    oracle: Oracle | None
+    gap: Tensor
+    first: Tensor
+    horizons: tuple[int, ...]
+
+    @cached_property
+    def T(self) -> Tensor:
+        """T in front of scales, seeds and instances."""
+        return by_horizon(self.horizons, self.gap)
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """σ_i of one sample, shape ``(*batch, d)``; 0 for exact gradients."""
+        shape = (*self.problem.batch_shape, *self.problem.event_shape)
+        value = self.gap.new_zeros(shape) if self.oracle is None else self.oracle.sigma.double().expand(shape)
+        return value.flatten(-self.problem.event_ndim)
+
+    @property
+    def sigma_1(self) -> Tensor:
+        """‖σ‖_1."""
+        return self.sigma.sum(-1)
+
+    @property
+    def sigma_2(self) -> Tensor:
+        """‖σ‖_2."""
+        return self.sigma.square().sum(-1).sqrt()
+
+    @property
+    def coordinate(self) -> Tensor:
+        """L_i on the last axis, shape ``(*batch, d)``."""
+        return self.problem.constants.coordinate.flatten(-self.problem.event_ndim)
+
+    @property
+    def spectral(self) -> Tensor:
+        """L_S, which vectors have not."""
+        assert self.problem.constants.spectral is not None
+        return self.problem.constants.spectral
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a gradient."""
+        return min(self.problem.event_shape)
+
+    def factors(self, rule: UpdateRule, power: int) -> Tensor:
+        """The average over a run of the bound on Γ_t, or of its square; 0: the largest."""
+        bounds = [factor_bound(rule, T) for T in self.horizons]
+        return by_horizon([float((f**power).mean() if power else f.max()) for f in bounds], self.gap)
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A method with the statement about it.
+
+    Attributes
+    ----------
+    method, known : str
+        A name for tables; the row of `deva_theory.rates.known.KNOWN_RATES`.
+    rule : callable
+        The number of dimensions of one variable to the rule.
+    left : {"l1", "weighted", "nuclear", "inner", "l2", "rms"}
+        The statement's left side.
+    step : callable
+        `Facts` and rule to η, of a shape that broadcasts to ``(T, scale, seed, *batch)``.
+    bound : callable
+        `Facts`, rule and η to the bound.
+    noisy, exact : bool
+        Whether it takes part with stochastic and with exact gradients.
+    single : bool
+        One sample in every step, T = N; else mini-batches of T = √N.
+    momentum : bool
+        R5's.
+    """
+
+    method: str
+    known: str
+    rule: Callable[[int], UpdateRule]
+    left: str
+    step: Callable[[Facts, UpdateRule], Tensor]
+    bound: Callable[[Facts, UpdateRule, Tensor], Bound]
+    noisy: bool = True
+    exact: bool = True
+    single: bool = False
+    momentum: bool = False
+
+    @property
+    def matrices(self) -> bool:
+        """Whether it needs matrices."""
+        return self.left in ("nuclear", SINGULAR)
+
+
+def _smoothness(facts: Facts, rule: UpdateRule) -> Tensor:
+    """Return a bound on avg L_Γ known beforehand: avg γ_max² L_∞."""
+    return facts.factors(rule, 2) * facts.problem.constants.box
+
+
+def _step_exact(facts: Facts, rule: UpdateRule) -> Tensor:
+    return vector_bounds.best_step(facts.gap, facts.T, _smoothness(facts, rule))
+
+
+def _bound_exact(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return vector_bounds.deterministic_best(facts.gap, facts.T, _smoothness(facts, rule))
+
+
+def _step_batch(facts: Facts, rule: UpdateRule) -> Tensor:
+    return facts.T.rsqrt()
+
+
+def _bound_batch(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return vector_bounds.stochastic_paper_setting(facts.gap, facts.T, _smoothness(facts, rule), facts.factors(rule, 1) * facts.sigma_1)
+
+
+def _step_signsgd(facts: Facts, rule: UpdateRule) -> Tensor:
+    return (facts.problem.constants.box * facts.T).rsqrt()
+
+
+def _bound_signsgd(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return known.signsgd(facts.gap, facts.T, facts.problem.constants.box, facts.sigma_1)
+
+
+def _step_momentum(facts: Facts, rule: UpdateRule) -> Tensor:
+    return momentum_bounds.schedule(facts.T)[1]
+
+
+def _bound_momentum(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    first = facts.first.flatten(-facts.problem.event_ndim).sum(-1)
+    L = facts.problem.constants.gradient_lipschitz_linf
+    return momentum_bounds.momentum_schedule(facts.gap, facts.T, L, facts.sigma_1, first, gamma_max=facts.factors(rule, 0))
+
+
+def _step_spectral(facts: Facts, rule: UpdateRule) -> Tensor:
+    return vector_bounds.best_step(facts.gap, facts.T, facts.spectral)
+
+
+def _bound_muon(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return known.muon(facts.gap, facts.T, facts.spectral, facts.sigma_2, facts.rank, batch=facts.T)
+
+
+def _bound_singular(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    # γ ≤ 1: neither L_{S,Γ} nor the noise exceeds that of the polar factor.
+    noise = matrix_bounds.nuclear_noise(facts.sigma_2, facts.rank, batch=facts.T)
+    return matrix_bounds.singular_weighted(facts.gap, facts.T, eta, facts.spectral, noise)
+
+
+def _step_adagrad(facts: Facts, rule: UpdateRule) -> Tensor:
+    """Return √(2Δ/‖L‖_1): T does not enter."""
+    return vector_bounds.best_step(facts.gap, 1, facts.coordinate.sum(-1)).expand(len(facts.horizons), 1, *facts.gap.shape)
+
+
+def _bound_adagrad(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return known.adagrad(facts.gap, facts.T, eta, facts.coordinate, facts.first.flatten(-facts.problem.event_ndim))
+
+
+def _step_normalised(facts: Facts, rule: UpdateRule) -> Tensor:
+    return vector_bounds.best_step(facts.gap, facts.T, facts.problem.constants.euclidean)
+
+
+def _bound_normalised(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return known.normalised_sgd(facts.gap, facts.T, eta, facts.problem.constants.euclidean, facts.sigma_2, batch=facts.T)
+
+
+def _step_sgd(facts: Facts, rule: UpdateRule) -> Tensor:
+    """Return min{1/L, √(2Δ/(Lσ²T))}: the second is the best where ηL ≪ 1."""
+    L = facts.problem.constants.euclidean
+    best = vector_bounds.best_step(facts.gap, facts.T, L)
+    sigma = torch.where(facts.sigma_2 > 0, facts.sigma_2, 1.0)
+    return torch.where(facts.sigma_2 > 0, torch.minimum(1 / L, best / sigma), 1 / L).expand_as(best)
+
+
+def _bound_sgd(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    return known.sgd(facts.gap, facts.T, eta, facts.problem.constants.euclidean, facts.sigma_2)
+
+
+def _signs(event_ndim: int) -> UpdateRule:
+    return sign_sgd(event_ndim=event_ndim)
+
+
+def _adagrad(event_ndim: int) -> UpdateRule:
+    return adagrad(eps=0.0)
+
+
+def _deva(event_ndim: int) -> UpdateRule:
+    return deva_linf(betas=(0.0, BETA2), event_ndim=event_ndim)
+
+
+_ENTRYWISE: tuple[tuple[str, Callable[[int], UpdateRule]], ...] = (("adagrad", _adagrad), ("deva-linf", _deva))
+_MUON = muon(beta1=0.0, nesterov=False, polar="svd", shape="none")
+CONTESTANTS: tuple[Contestant, ...] = (
+    Contestant("signsgd", "Γ ⊙ sign, exact", _signs, "l1", _step_exact, _bound_exact, noisy=False),
+    Contestant("signsgd", "SignSGD, B = T", _signs, "l1", _step_signsgd, _bound_signsgd, exact=False),
+    *(Contestant(name, "Γ ⊙ sign, exact", rule, WEIGHTED, _step_exact, _bound_exact, noisy=False) for name, rule in _ENTRYWISE),
+    *(Contestant(name, "Γ ⊙ sign, B = T", rule, WEIGHTED, _step_batch, _bound_batch, exact=False) for name, rule in _ENTRYWISE),
+    *(
+        Contestant(name, "Γ ⊙ sign with momentum", rule, left, _step_momentum, _bound_momentum, exact=False, single=True, momentum=True)
+        for name, rule, left in (("signsgd", _signs, "l1"), *((name, rule, WEIGHTED) for name, rule in _ENTRYWISE))
+    ),
+    Contestant("adagrad", "AdaGrad, exact", _adagrad, "l1", _step_adagrad, _bound_adagrad, noisy=False),
+    Contestant("muon", "Muon without momentum", lambda event_ndim: _MUON, "nuclear", _step_spectral, _bound_muon),
+    Contestant("singular_adagrad", "singular values weighted", lambda event_ndim: SingularAdaGrad(), SINGULAR, _step_spectral,
+               _bound_singular),
+    Contestant("normalised_sgd", "normalised SGD", lambda event_ndim: normalised_sgd(event_ndim=event_ndim), "l2", _step_normalised,
+               _bound_normalised),
+    Contestant("gd", "SGD", lambda event_ndim: gradient_descent(), "rms", _step_sgd, _bound_sgd, single=True),
+)  # fmt: skip
+
+
+class NormRecord:
+    """Averages over a run of the gradient's norms and of the left sides; a `deva_theory.rates.loop.Recorder`.
+
+    Attributes
+    ----------
+    sums : dict of str to Tensor, shape ``(T, scale, seed, *batch)``
+        "l1", "l2", "square" (of ‖∇f‖_2), and for matrices "nuclear"; "weighted" or "inner" where that is the left side.
+    alignment : Tensor, of that shape
+        The least of the left side over ‖∇f‖_1, or ‖∇f‖_*, along the run; inf where all gradients are 0.
+    """
+
+    def __init__(self, event_ndim: int, left: str, matrices: bool, shape: tuple[int, ...]) -> None:
+        self.event, self.left, self.matrices = tuple(range(-event_ndim, 0)), left, matrices
+        names = ["l1", "l2", "square", *(["nuclear"] if matrices else []), *([left] if left in _CONVERTED else [])]
+        self.sums = {name: torch.zeros(shape, dtype=torch.float64) for name in names}
+        self.alignment = torch.full(shape, math.inf, dtype=torch.float64)
+
+    def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
+        """Add one step; see `deva_theory.rates.loop.Recorder`."""
+        k, event = len(x), self.event
+        l2 = torch.linalg.vector_norm(gradient, dim=event).double()
+        now = {"l1": gradient.abs().sum(event).double(), "l2": l2, "square": l2.square()}
+        if self.matrices:
+            now["nuclear"] = torch.linalg.svdvals(gradient).sum(-1).double()
+        if self.left in _CONVERTED:
+            weighted = self.left == WEIGHTED
+            left = ((details.variance_adaptation * gradient.abs()) if weighted else (seen * direction)).sum(event).double()
+            now[self.left] = left
+            plain = now["l1"] if weighted else now["nuclear"]
+            ratio = torch.where(plain > 0, left / torch.where(plain > 0, plain, 1.0), math.inf)
+            self.alignment[:k] = torch.minimum(self.alignment[:k], ratio)
+        for name, value in now.items():
+            self.sums[name][:k] += value
+
+    def finish(self, horizons: Sequence[int]) -> None:
+        """Divide by T."""
+        T = torch.tensor(horizons, dtype=torch.float64).reshape(-1, *(1,) * (self.alignment.ndim - 1))
+        self.sums = {name: x / T for name, x in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class KnownRow:
+    """One method at one number of gradients: bounds beside what was observed, means over seeds and instances.
+
+    Attributes
+    ----------
+    method, known : str
+        See `Contestant`.
+    gradients, T, batch : int
+        Exact gradients or samples in all; steps; samples in a step (1 for exact gradients).
+    left : str
+        The statement's left side.
+    bound, observed, error : float
+        In that; `error` is the standard error of `observed` over seeds, 0 for one seed.
+    exceeded : int
+        Instances whose average over seeds is beyond the bound (beyond by rounding, and with noise by five standard errors).
+    alignment : float
+        κ, least over steps, seeds and instances; nan where no conversion needs it.
+    l1_bound, l1, l2_bound, l2 : float
+        ‖∇f‖_1 and ‖∇f‖_2: the bound carried over to it, and the average observed; a bound that does not carry over is infinite.
+    left_out : str
+        Why there are no numbers: an assumption that fails here.
+    """
+
+    method: str
+    known: str
+    gradients: int
+    T: int
+    batch: int
+    left: str
+    bound: float = math.nan
+    observed: float = math.nan
+    error: float = math.nan
+    exceeded: int = 0
+    alignment: float = math.nan
+    l1_bound: float = math.nan
+    l1: float = math.nan
+    l2_bound: float = math.nan
+    l2: float = math.nan
+    left_out: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+LEFT_SIDES = {row.name: row.left_side for row in known.KNOWN_RATES}
+DEVIATIONS = 5.0
+_ROUNDING = 1e-9
+
+
+def compare_known(
+    problem: Problem, *, gradients: Sequence[int], seeds: int = 10, oracle: Oracle | None = None, seed: int = 0,
+    contestants: Sequence[Contestant] = CONTESTANTS,
+) -> list[KnownRow]:
+    r"""Run every known method on the instances of a problem and return bounds beside observations.
+
+    Parameters
+    ----------
+    problem : Problem
+        A batch of instances; methods for matrices take part if it has matrices with a known L_S.
+    gradients : sequence of int
+        Numbers of gradients; with an oracle squares, N = T², since mini-batches of T cost T² samples.
+    seeds : int
+        Starting points, the same for all methods, and noises.
+    oracle : Oracle, optional
+        The stochastic gradient; None: exact gradients.
+    seed : int
+        Of starts and noises.
+    contestants : sequence of Contestant
+        What takes part.
+
+    Returns
+    -------
+    list of KnownRow
+        By method, then by growing number of gradients.  A method whose assumption fails here, be it a run that left the domain, says so
+        in `left_out`.
+
+    Raises
+    ------
+    ValueError
+        `gradients` that are no different whole numbers from 1, or with an oracle no squares; fewer than one seed.
+    deva_theory.problems.families.AssumptionError
+        From the family: the start is outside the domain.
+    """
+    budgets = _budgets(gradients, oracle)
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; use at least 1")
+    start = problem.start(torch.Generator().manual_seed(seed), (seeds,))
+    gap = (problem.value(start) - problem.constants.optimum).double().clamp_min(0)
+    first = problem.gradient(start).double().abs()
+    has_matrices = problem.constants.spectral is not None
+    rows = []
+    for contestant in contestants:
+        takes_part = contestant.exact if oracle is None else contestant.noisy
+        if not takes_part or (contestant.matrices and not has_matrices):
+            continue
+        of_budget = [N if oracle is None or contestant.single else math.isqrt(N) for N in budgets]
+        facts = Facts(problem, oracle, gap, first, tuple(of_budget))
+        batches = [1 if contestant.single or oracle is None else T for T in of_budget]
+        found = [
+            KnownRow(contestant.method, contestant.known, N, T, B, LEFT_SIDES[contestant.known])
+            for N, T, B in zip(budgets, of_budget, batches, strict=True)
+        ]
+        try:
+            found = _rows(contestant, facts, start, found, batches, has_matrices, torch.Generator().manual_seed(seed + 1))
+        except (AssumptionError, FamilyError) as error:
+            found = [replace(row, left_out=str(error)) for row in found]
+        rows += found[::-1]
+    return rows
+
+
+def _budgets(gradients: Sequence[int], oracle: Oracle | None) -> list[int]:
+    budgets = sorted(gradients, reverse=True)
+    if any(isinstance(N, bool) or not isinstance(N, int) or N < 1 for N in budgets) or not budgets or len(set(budgets)) != len(budgets):
+        raise ValueError(f"gradients are {list(gradients)}; use different whole numbers from 1")
+    if oracle is not None and any(math.isqrt(N) ** 2 != N for N in budgets):
+        raise ValueError(f"gradients are {list(gradients)}; use squares such as 16, 64, 256: mini-batches of T cost T² samples")
+    return budgets
+
+
+def _rows(
+    contestant: Contestant, facts: Facts, start: Tensor, rows: list[KnownRow], batches: list[int], matrices: bool,
+    generator: torch.Generator,
+) -> list[KnownRow]:
+    problem, horizons, oracle = facts.problem, facts.horizons, facts.oracle
+    rule = contestant.rule(problem.event_ndim)
+    eta = contestant.step(facts, rule)
+    bound = contestant.bound(facts, rule, eta)
+    record = NormRecord(problem.event_ndim, contestant.left, matrices, (len(horizons), 1, *facts.gap.shape))
+    run_grid(
+        problem, rule, start, record, horizons=horizons, eta=eta, oracle=oracle, batches=None if oracle is None else batches,
+        beta=momentum_bounds.schedule(torch.tensor(horizons))[0] if contestant.momentum else None, generator=generator,
+    )
+    record.finish(horizons)
+    sums = {name: x[:, 0] for name, x in record.sums.items()}
+    if not all(bool(x.isfinite().all()) for x in sums.values()):
+        raise AssumptionError(f"{contestant.known}: a run left the range of float64 on {problem.name}")
+    right = bound.value.expand(len(horizons), 1, *facts.gap.shape)[:, 0]
+    # The bound on the mean square is one on each start's; everything else is a bound on a mean.
+    squared = contestant.left == "rms"
+    left = sums["square"] if squared else sums[contestant.left]
+    limit = right.square() if squared else right
+    # Seeds are dimension 1; κ for each instance.
+    kappa = record.alignment[:, 0].amin(1, keepdim=True)
+    l1_bound, l2_bound = _carried_over(contestant, facts, replace(bound, value=right, terms={"all": right}), kappa)
+    count = left.shape[1]
+    excess = left - limit
+    spread = excess.std(1) / math.sqrt(count) if count > 1 else torch.zeros_like(excess[:, 0])
+    slack = _ROUNDING * limit.mean(1) + (DEVIATIONS * spread if oracle is not None else 0.0)
+    exceeded = (excess.mean(1) > slack) if oracle is not None else (excess > _ROUNDING * limit).any(1)
+
+    def mean(x: Tensor, k: int) -> float:
+        return float(x[k].mean())
+
+    filled = []
+    for k, row in enumerate(rows):
+        size, seen = mean(limit, k), mean(left, k)
+        over_seeds = left[k].reshape(count, -1).mean(-1)
+        error = float(over_seeds.std()) / math.sqrt(count) if count > 1 else 0.0
+        if squared:
+            size, seen = math.sqrt(size), math.sqrt(seen)
+            error = error / (2 * seen) if seen else 0.0
+        filled.append(replace(
+            row, bound=size, observed=seen, error=error, exceeded=int(exceeded[k].sum()),
+            alignment=float(kappa[k].min()) if contestant.left in _CONVERTED else math.nan, l1_bound=mean(l1_bound, k),
+            l1=mean(sums["l1"], k), l2_bound=mean(l2_bound, k), l2=mean(sums["l2"], k),
+        ))  # fmt: skip
+    return filled
+
+
+def _carried_over(contestant: Contestant, facts: Facts, bound: Bound, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the bound on ‖∇f‖_1 and that on ‖∇f‖_2, infinite where there is none."""
+    size = bound.value
+    d = math.prod(facts.problem.event_shape)
+    if contestant.left in ("l2", "rms"):
+        return known.l1_from_l2(bound, d).value, size
+    if contestant.left in ("l1", "nuclear"):
+        smaller = known.l2_from_larger(bound)
+        return (size if contestant.left == "l1" else known.l1_from_l2(smaller, d).value), smaller.value
+    if contestant.left == SINGULAR and facts.oracle is not None:
+        nothing = torch.full_like(size, math.inf)
+        return nothing, nothing
+    # κ = 0 bounds nothing; κ = ∞: every gradient was 0.
+    back = torch.where(kappa > 0, size / torch.where(kappa > 0, kappa, 1.0), math.inf)
+    return (back if contestant.left == WEIGHTED else math.sqrt(d) * back), back

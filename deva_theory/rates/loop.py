@@ -1,0 +1,95 @@
+"""The one loop of all measured runs: horizons, step sizes, seeds and instances as one batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from deva_theory.problems.families import Oracle, Problem
+from deva_theory.rates.coverage import UpdateRule
+from deva_theory.rules import Diagnostics, State
+
+
+class Recorder(Protocol):
+    """What sees every step."""
+
+    def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
+        """Add one step of the runs that are not over.
+
+        Parameters
+        ----------
+        x, gradient : Tensor, shape ``(active, scale, seed, *batch, *event)``
+            The iterate and ∇f there.
+        seen : Tensor, of that shape
+            What the rule was given: ĝ, or the corrected momentum.
+        direction, details
+            What the rule answered.
+        """
+
+
+def by_horizon(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """Return one value per T in front of scales, seeds and instances; `like` has the latter two."""
+    return torch.as_tensor(values, dtype=torch.float64, device=like.device).reshape(-1, 1, *(1,) * like.ndim)
+
+
+def run_grid(
+    problem: Problem, rule: UpdateRule, start: Tensor, recorder: Recorder, *, horizons: Sequence[int], eta: Tensor,
+    oracle: Oracle | None, batches: Sequence[int] | None, beta: Tensor | None, generator: torch.Generator,
+) -> None:
+    r"""Run ``x⁺ = x - η · rule(ĝ)``, or of the momentum of ĝ, for every horizon at the same time.
+
+    Parameters
+    ----------
+    problem : Problem
+    rule : UpdateRule
+    start : Tensor, shape ``(seed, *batch, *event)``
+    recorder : Recorder
+        Sees every step; runs that are over have left the batch.
+    horizons : sequence of int
+        T, falling: the runs that are not over stand in front.
+    eta : Tensor, shape ``(T, scale, seed or 1, *batch or 1)``
+    oracle : Oracle or None
+        None: exact gradients.
+    batches : sequence of int, or None
+        Samples in a mini-batch, for each T; needs an oracle.
+    beta : Tensor, shape ``(T,)``, or None
+        Of the momentum, which is bias-corrected; None: none.
+    generator : torch.Generator
+        Of the noise.
+    """
+    shape = (len(horizons), eta.shape[1], *start.shape)
+    x = start.expand(shape).clone()
+    # Moments of the rule in the batch's own layout: everything is stacked on leading dimensions.
+    state = rule.init(x)
+    step_size = eta[(..., *(None,) * problem.event_ndim)].to(x)
+    averaging = None if beta is None else by_horizon(beta, start).to(x)
+    moment = torch.zeros_like(x)
+    for t in range(horizons[0]):
+        active = sum(t < T for T in horizons)
+        if active < len(x):
+            x, moment, state = x[:active], moment[:active], _narrowed(state, active)
+        gradient = problem.gradient(x)
+        noisy = gradient if oracle is None or batches is None else _sampled(problem, oracle, x, batches, generator)
+        seen = noisy
+        if averaging is not None:
+            b = averaging[:active]
+            moment = b * moment + (1 - b) * noisy
+            # The bias-corrected mean has the same signs, and a Γ of amplitudes then is that of the rule's own momentum.
+            seen = moment / (1 - b ** (t + 1))
+        direction, state, details = rule.update(seen, state, diagnostics=True, check_finite=False)
+        recorder.add(x, gradient, seen, direction, details)
+        x = x - step_size[:active] * direction
+
+
+def _narrowed(state: State, active: int) -> State:
+    return {key: value[:active] if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def _sampled(problem: Problem, oracle: Oracle, x: Tensor, batches: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return ĝ: one call where all mini-batches are equally large, else one for each T."""
+    if len(set(batches)) == 1:
+        return oracle.sample(problem, x, batches[0], generator)
+    return torch.stack([oracle.sample(problem, x[k], batches[k], generator) for k in range(len(x))])
