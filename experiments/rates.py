@@ -2,6 +2,7 @@
 
 *Grid*: a few instances of every family, many seeds and T, for curves, slopes and bound/observed.  *Search*: many random instances of wide
 spread at step sizes from a tenth to ten times the statement's, for violations.  *Adaptation*: R4, see `experiments._rates_adaptation`.
+*Worst*: R6, instances sought for the largest observed/bound, see `deva_theory.rates.tightness`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+import deva_theory.certify
 import deva_theory.linalg
 import deva_theory.problems
 import deva_theory.rates
@@ -22,12 +24,15 @@ from deva_theory.problems.families import Problem
 from deva_theory.rates import catalogue
 from deva_theory.rates.fits import bound_ratio, choose_window, fit_slope
 from deva_theory.rates.runner import Measurement, measure
+from deva_theory.rates.tightness import SEARCHES, worst_case
 from deva_theory.report.tables import Table, compare_tables, format_table
 from deva_theory.runtime import Cache, Progress
 from deva_theory.runtime.threads import one_thread
 from experiments import _rates_adaptation as adaptation
+from experiments._rates_families import available, columns, comparable, stacked
 
-SOURCES = (deva_theory.linalg, deva_theory.problems, deva_theory.rates, deva_theory.rules, Path(__file__), Path(adaptation.__file__))
+SOURCES = (deva_theory.certify, deva_theory.linalg, deva_theory.problems, deva_theory.rates, deva_theory.rules, Path(__file__),
+           Path(adaptation.__file__))  # fmt: skip
 EXPONENTS = {"R1": -0.5, "R2": -0.5, "R3": -0.5, "R5": -0.25}
 """Of the bounds with constants that do not depend on T."""
 CONTROLS: dict[str, tuple[str, dict[str, float]]] = {
@@ -57,6 +62,8 @@ class Config:
         Of the search; curvatures are log-uniform on [1/spread, spread].
     contrasts, exponents, adaptation_steps, adaptation_scales
         Of R4.
+    worst_steps, worst_starts, worst_rounds
+        Of the search for worst instances, R6.
     """
 
     families: tuple[str, ...] = tuple(catalogue.FAMILIES)
@@ -76,6 +83,9 @@ class Config:
     exponents: tuple[float, ...] = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
     adaptation_steps: int = 2048
     adaptation_scales: int = 81
+    worst_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    worst_starts: int = 24
+    worst_rounds: int = 40
 
 
 class Cell(NamedTuple):
@@ -144,15 +154,10 @@ def numbers(found: Measurement) -> dict[str, Any]:
 
 def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Table]:
     """Run everything and return the tables; without scikit-learn, which has its data, logistic regression is left out."""
-    wanted = list(cells(config))
-    if any(cell.family == "logistic" for cell in wanted):
-        try:
-            catalogue.logistic(1, 0)
-        except ImportError as error:
-            progress.say(f"rates: logistic regression is left out: {error}")
-            wanted = [cell for cell in wanted if cell.family != "logistic"]
+    families = available(config.families, progress)
+    wanted = [cell for cell in cells(config) if cell.family in families]
     results: dict[Cell, Mapping[str, Any]] = {}
-    with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + 1) as task:
+    with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + len(SEARCHES) + 1) as task:
         for cell in wanted:
             results[cell] = cache.get_or_compute("rates-" + "-".join(cell), config, lambda cell=cell: numbers(run(cell, config)),
                                                  sources=SOURCES)  # fmt: skip
@@ -161,17 +166,28 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
         scales = (0.97 * np.geomspace(0.02, 50.0, config.adaptation_scales)).tolist()
         adapted = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
         task.advance()
+        worst: list[Table] = []
+        for name in SEARCHES:
+            key = f"rates-worst-{name.replace(' ', '-').replace(',', '')}"
+            worst.append(cache.get_or_compute(key, config, lambda name=name: worst_rows(name, config), sources=SOURCES))
+            task.advance()
     grid = {cell: result for cell, result in results.items() if cell.part == "grid"}
     return {
         "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
-        "rates_adaptation": adapted,
+        "rates_adaptation": adapted, "rates_worst": stacked(worst),
     }  # fmt: skip
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray | list[str]]:
-    return {
-        key: [row[key] for row in rows] if isinstance(rows[0][key], str) else np.asarray([row[key] for row in rows]) for key in rows[0]
-    }
+def worst_rows(name: str, config: Config) -> Table:
+    """Return the worst instance that one of `SEARCHES` finds for each T."""
+    rows = []
+    for T in config.worst_steps:
+        found = worst_case(**SEARCHES[name], steps=(T,), starts=config.worst_starts, rounds=config.worst_rounds)
+        rows.append({
+            "search": name, "statement": found.statement, "noise": found.noise, "T": T, "ratio": found.ratio, "error": found.error,
+            "noise_share": found.noise_share, "instances": found.evaluations,
+        })  # fmt: skip
+    return columns(rows)
 
 
 def _label(cell: Cell) -> dict[str, str]:
@@ -191,7 +207,7 @@ def _curve_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Tabl
                 "bound": found["bound"][:, k].mean(), "a_priori": found["a_priori"][:, k].mean(), "ratio": ratio.ratio[k],
                 "ratio_low": np.nan if ratio.low is None else ratio.low[k], "ratio_high": np.nan if ratio.high is None else ratio.high[k],
             })  # fmt: skip
-    return _columns(rows)
+    return columns(rows)
 
 
 def _slope_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Table:
@@ -207,7 +223,7 @@ def _slope_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Tabl
             "bound_slope": fit_slope(steps, found["bound"], window=window).slope,
             "plain_slope": fit_slope(steps, found["plain"], window=window).slope,
         })  # fmt: skip
-    return _columns(rows)
+    return columns(rows)
 
 
 def _pair_table(results: Mapping[Cell, Mapping[str, Any]]) -> Table:
@@ -219,7 +235,7 @@ def _pair_table(results: Mapping[Cell, Mapping[str, Any]]) -> Table:
             "averages_violated": found["exceeded"], "averages_closest": found["nearest"], "exact_smoothness": int(found["exact"]),
             "control": CONTROLS[cell.statement][0], "control_violated": found["caught"],
         })  # fmt: skip
-    return _columns(rows)
+    return columns(rows)
 
 
 def summary(tables: dict[str, Table]) -> str:
@@ -259,6 +275,16 @@ def summary(tables: dict[str, Table]) -> str:
     for name in adaptation.RULES:
         ratio = adapted["ratio"][adapted["method"] == name]
         lines.append(f"    {name}: {ratio.min():.3g} to {ratio.max():.3g} of SignSGD's least average ‖∇f‖_1")
+    worst = {k: np.asarray(v) for k, v in tables["rates_worst"].items()}
+    steps = np.unique(worst["T"])
+    body = []
+    for name in dict.fromkeys(worst["search"].tolist()):
+        rows = {k: v[worst["search"] == name] for k, v in worst.items()}
+        body.append([name, *rows["ratio"], rows["error"].max(), int(rows["instances"].sum())])
+    lines += [
+        "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is at least half of the bound",
+        format_table(body, ["", *(f"T = {T}" for T in steps), "error", "instances"]),
+    ]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -270,14 +296,12 @@ TOLERANCES = {
     | {"first": (0.0, 1000.0), "straight": (0.0, 1.0)},
     "rates_pairs": {"closest": (0.1, 0.0), "averages_closest": (0.1, 0.0), "control_violated": (0.25, 30.0)},
     "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
+    # A search is chaotic; what it finds is not.
+    "rates_worst": {"ratio": (0.0, 0.05), "error": (0.0, 0.02), "noise_share": (0.0, 0.3), "instances": (0.5, 0.0)},
 }
 
 
 def changes(stem: str, new: Table, committed: Table) -> list[str]:
     """Return where a new table disagrees with the committed one, which may have logistic regression where this machine has not."""
-    if "family" in committed:
-        missing = set(np.asarray(committed["family"]).tolist()) - set(np.asarray(new["family"]).tolist())
-        if missing == {"logistic"}:
-            kept = np.asarray(committed["family"]) != "logistic"
-            committed = {key: np.asarray(column)[kept] for key, column in committed.items()}
-    return [f"column {change.column}: {change.reason}" for change in compare_tables(new, committed, TOLERANCES[stem])]
+    found = compare_tables(new, comparable(new, committed), TOLERANCES[stem])
+    return [f"column {change.column}: {change.reason}" for change in found]

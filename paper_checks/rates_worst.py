@@ -16,22 +16,10 @@ from deva_theory.claims.model import Evidence, Run, Verdict
 from deva_theory.rates import momentum_schedule
 from deva_theory.rates.catalogue import METHODS, diagonal, oracle, wells
 from deva_theory.rates.runner import measure
-from deva_theory.rates.tightness import WorstCase, worst_case
+from deva_theory.rates.tightness import SEARCHES, WorstCase, worst_case
 from experiments._rates_adaptation import adaptation_rows
 from paper_checks.verdicts import ROUNDING
 
-SEARCHES: dict[str, dict[str, Any]] = {
-    "R1": {"statement": "R1"},
-    "R1 wells": {"statement": "R1", "family": "wells"},
-    "R2": {"statement": "R2", "noise": "gaussian"},
-    "R2 noisy": {"statement": "R2", "noise": "gaussian", "noise_share": 0.5},
-    "R2 noisy, signs": {"statement": "R2", "family": "wells", "noise": "signs", "noise_share": 0.5},
-    "R3": {"statement": "R3", "family": "trace", "scales": tuple(2 ** (k / 2) for k in range(-6, 3))},
-    "R3 noisy": {"statement": "R3", "family": "trace", "noise": "gaussian", "noise_share": 0.5},
-    "R5": {"statement": "R5", "noise": "gaussian"},
-    "R5 noisy, signs": {"statement": "R5", "family": "wells", "noise": "signs", "noise_share": 0.5},
-}
-"""Name to arguments of `worst_case`; "noisy": at least half of the bound is its noise term."""
 STANDARD_ERRORS = 5.0
 """Beyond its bound by more than this is a violation: one in three million for a normal mean."""
 

@@ -1,17 +1,17 @@
 r"""The table of known rates on one set of instances: what each guarantees there, and what runs do.
 
-Every method of `deva_theory.rates.known.KNOWN_RATES` runs on the same instances from the same starts, at the step size of its own statement,
-which only constants known beforehand enter, and with the same number of gradients: T exact ones, or N samples, be it T = √N mini-batches
-of T or T = N single samples.
+Every method of `deva_theory.rates.known.KNOWN_RATES` runs on the same instances from the same starts, at the step size of its own
+statement, which only constants known beforehand enter, and with the same number of gradients: T exact ones, or N samples, be it T = √N
+mini-batches of T or T = N single samples.
 
 Left sides differ, so a bound by itself ranks nothing.  They meet in two norms:
 
 * **‖∇f‖_1**, the largest.  Bounds on ‖∇f‖_2 and ‖∇f‖_* lose √d (`l1_from_l2`; d = mn for matrices, by ‖G‖_F ≤ ‖G‖_*).
 * **‖∇f‖_2**, the smallest.  Every bound serves as it is (`l2_from_larger`).
 
-A bound on ‖∇f‖_{1,Γ} is divided by the alignment κ (`conversion`), which is measured: the least over steps and seeds.  It is thus known after
-the runs only, and for expectations it holds for these runs; a κ known beforehand does not exist (the ledger's R4-floor).  The same for
-Σ γ_i σ_i(Ĝ) with exact gradients; with noise there is no way back, and the entry is infinite.
+A bound on ‖∇f‖_{1,Γ} is divided by the alignment κ (`conversion`), which is measured: the least over steps and seeds.  It is thus
+known after the runs only, and for expectations it holds for these runs; a κ known beforehand does not exist (the ledger's R4-floor).
+The same for Σ γ_i σ_i(Ĝ) with exact gradients; with noise there is no way back, and the entry is infinite.
 """
 
 from __future__ import annotations
