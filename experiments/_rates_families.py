@@ -34,15 +34,11 @@ def comparable(new: Table, committed: Table) -> Table:
     return {key: np.asarray(column)[kept] for key, column in committed.items()}
 
 
-def columns(rows: Sequence[dict[str, object]]) -> Table:
+def columns(rows: Sequence[dict[str, object]]) -> dict[str, np.ndarray]:
     """Return the table of rows with equal keys."""
-    return {key: [row[key] for row in rows] if isinstance(rows[0][key], str) else np.asarray([row[key] for row in rows]) for key in rows[0]}
+    return {key: np.asarray([row[key] for row in rows]) for key in rows[0]}
 
 
-def stacked(tables: Sequence[Table]) -> Table:
+def stacked(tables: Sequence[Table]) -> dict[str, np.ndarray]:
     """Return tables of the same columns one below the other."""
-    return {
-        key: [cell for table in tables for cell in table[key]] if isinstance(column, list)
-        else np.concatenate([np.asarray(table[key]) for table in tables])
-        for key, column in tables[0].items()
-    }  # fmt: skip
+    return {key: np.concatenate([np.asarray(table[key]) for table in tables]) for key in tables[0]}

@@ -7,6 +7,7 @@ spread at step sizes from a tenth to ten times the statement's, for violations. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ CONTROLS: dict[str, tuple[str, dict[str, float]]] = {
     "R3": ("half the smoothness", {"smoothness": 0.5}),
     "R5": ("no error of the momentum", {"noise": 0.0}),
 }
-"""What the negative control leaves out of the pathwise bound."""
+"""What the negative control leaves out of the bound for one run."""
+EXPECTED_CONTROLS = CONTROLS | {"R5": ("no drift", {"drift": 0.0})}
+"""The same for the bound in expectation; which of its terms are needed is told by the table ``rates_terms``."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ class Config:
     seeds: int = 10
     instances: int = 2
     more_noise: tuple[str, ...] = ("wells",)
-    search_families: tuple[str, ...] = ("diagonal", "rotated", "wells")
-    search_instances: int = 120
-    search_seeds: int = 2
-    search_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    search_scales: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    search_families: tuple[str, ...] = ("diagonal", "rotated", "wells", "trace")
+    search_instances: int = 350
+    search_seeds: int = 16
+    search_steps: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    search_scales: tuple[float, ...] = (0.1, 1.0, 10.0)
     search_spread: float = 100.0
     contrasts: tuple[float, ...] = (4.0, 16.0, 32.0)
     exponents: tuple[float, ...] = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
@@ -100,22 +103,22 @@ class Cell(NamedTuple):
 
 def cells(config: Config) -> Iterator[Cell]:
     """Yield every combination that a statement covers: R1, R2 and R5 take entrywise rules, R3 those for matrices, on matrix families."""
-    for family in config.families:
-        matrix = family.startswith("e1") or family == "factorisation"
+    for family in dict.fromkeys((*config.families, *config.search_families)):
+        matrix = family.startswith("e1") or family in ("factorisation", "trace")
         stochastic = "rows" if family.startswith("e1") or family == "logistic" else "gaussian"
         more = ("spikes", "student") if family in config.more_noise else ()
         for rule in config.rules:
+            noises: dict[str, tuple[str, ...]]
             if catalogue.METHODS[rule].matrices:
-                if matrix:
-                    yield from (Cell("grid", "R3", family, oracle, rule) for oracle in ("none", stochastic))
-                continue
-            yield Cell("grid", "R1", family, "none", rule)
-            yield from (Cell("grid", "R2", family, oracle, rule) for oracle in (stochastic, *more))
-            yield Cell("grid", "R5", family, stochastic, rule)
-            if family in config.search_families:
-                yield from (
-                    Cell("search", statement, family, "none" if statement == "R1" else "gaussian", rule) for statement in ("R1", "R2", "R5")
-                )
+                noises = {"R3": ("none", stochastic)} if matrix else {}
+            else:
+                noises = {"R1": ("none",), "R2": (stochastic, *more), "R5": (stochastic,)}
+            if family in config.families:
+                yield from (Cell("grid", statement, family, oracle, rule) for statement in noises for oracle in noises[statement])
+            # Matrices are sought for R3 alone: for the other statements they are vectors.
+            if family in config.search_families and matrix == ("R3" in noises):
+                for statement, oracles in noises.items():
+                    yield from (Cell("search", statement, family, oracle, rule) for oracle in oracles if oracle in ("none", stochastic))
 
 
 def horizons(cell: Cell, config: Config) -> tuple[int, ...]:
@@ -127,8 +130,10 @@ def run(cell: Cell, config: Config) -> Measurement:
     """Return the measurement of one cell."""
     options: dict[str, Any] = {"steps": horizons(cell, config), "seeds": config.seeds}
     if cell.part == "search":
-        draw = {"diagonal": catalogue.diagonal, "rotated": catalogue.rotated, "wells": catalogue.wells}[cell.family]
-        problem: Problem = draw(config.search_instances, 1, config.search_spread)
+        draw = getattr(catalogue, cell.family)
+        # Singular values in every step are dear.
+        share = 8 if cell.statement == "R3" else 1
+        problem: Problem = draw(config.search_instances // share, 1, config.search_spread)
         options = {"steps": config.search_steps, "seeds": config.search_seeds, "scales": config.search_scales}
     else:
         problem = catalogue.FAMILIES[cell.family](config.instances, 0)
@@ -142,13 +147,15 @@ def numbers(found: Measurement) -> dict[str, Any]:
     name = found.expected
     pairs, violated, closest = found.closest()
     groups, exceeded, nearest = found.closest(name)
-    _, caught, _ = found.closest(weights=CONTROLS[found.statement][1])
-
+    _, caught, control = found.closest(weights=CONTROLS[found.statement][1])
+    _, group_caught, group_control = found.closest(name, EXPECTED_CONTROLS[found.statement][1])
     prior = found.right("a_priori") if "a_priori" in found.bounds else torch.full_like(found.left, torch.nan)
     return {
         "left": found.curve(found.left), "plain": found.curve(found.plain), "bound": found.curve(found.right(name)),
-        "a_priori": found.curve(prior), "pairs": pairs, "violated": violated, "closest": closest, "groups": groups, "exceeded": exceeded,
-        "nearest": nearest, "caught": caught, "exact": found.smoothness_exact,
+        "a_priori": found.curve(prior), "starts": math.prod(found.left.shape[2:]), "horizons": len(found.T), "seeds": found.left.shape[2],
+        "pairs": pairs, "violated": violated, "closest": closest, "groups": groups, "exceeded": exceeded, "nearest": nearest,
+        "caught": caught, "control": control, "group_caught": group_caught, "group_control": group_control,
+        "exact": found.smoothness_exact,
     }  # fmt: skip
 
 
@@ -231,9 +238,12 @@ def _pair_table(results: Mapping[Cell, Mapping[str, Any]]) -> Table:
     rows = []
     for cell, found in results.items():
         rows.append({"part": cell.part} | _label(cell) | {
-            "pairs": found["pairs"], "violated": found["violated"], "closest": found["closest"], "averages": found["groups"],
+            "starts": found["starts"], "horizons": found["horizons"], "seeds": found["seeds"], "pairs": found["pairs"],
+            "violated": found["violated"], "closest": found["closest"], "averages": found["groups"],
             "averages_violated": found["exceeded"], "averages_closest": found["nearest"], "exact_smoothness": int(found["exact"]),
-            "control": CONTROLS[cell.statement][0], "control_violated": found["caught"],
+            "control": CONTROLS[cell.statement][0], "control_violated": found["caught"], "control_closest": found["control"],
+            "averages_control": EXPECTED_CONTROLS[cell.statement][0], "averages_control_violated": found["group_caught"],
+            "averages_control_closest": found["group_control"],
         })  # fmt: skip
     return columns(rows)
 
@@ -243,27 +253,7 @@ def summary(tables: dict[str, Table]) -> str:
     pairs, slopes, curves, adapted = (
         {k: np.asarray(v) for k, v in tables[stem].items()} for stem in ("rates_pairs", "rates_slopes", "rates", "rates_adaptation")
     )
-    lines = ["Bounds against runs, pairs of instance and T"]
-    body = []
-    for statement in dict.fromkeys(pairs["statement"].tolist()):
-        rows = {k: v[pairs["statement"] == statement] for k, v in pairs.items()}
-        ratios = curves["ratio"][curves["statement"] == statement]
-        body.append([
-            statement, int(rows["pairs"].sum()), int(rows["violated"].sum()), rows["closest"].min(), int(rows["averages"].sum()),
-            int(rows["averages_violated"].sum()), ratios.min(), np.median(ratios), rows["control"][0], int(rows["control_violated"].sum()),
-        ])  # fmt: skip
-    total = [int(pairs[k].sum()) for k in ("pairs", "violated", "averages", "averages_violated")]
-    body.append(["all", total[0], total[1], pairs["closest"].min(), total[2], total[3], "", "", "", int(pairs["control_violated"].sum())])
-    headers = ["", "single runs", "violated", "closest", "averages", "violated", "closest", "median", "control", "violated"]
-    lines += [format_table(body, headers), "", "Slopes over families and oracles: least and largest, and how many bend in every window"]
-    body = []
-    for statement, rule in dict.fromkeys(zip(slopes["statement"].tolist(), slopes["rule"].tolist(), strict=True)):
-        rows = {k: v[(slopes["statement"] == statement) & (slopes["rule"] == rule)] for k, v in slopes.items()}
-        body.append([
-            statement, rule, rows["exponent"][0], rows["slope"].min(), rows["slope"].max(), rows["bound_slope"].min(),
-            rows["bound_slope"].max(), f"{int((rows['straight'] == 0).sum())} of {len(rows['straight'])}",
-        ])  # fmt: skip
-    lines += [format_table(body, ["", "rule", "exponent", "slope", "to", "bound's", "to", "bend"]), ""]
+    lines = _pair_text(pairs, curves) + ["", *_slope_text(slopes), ""]
     fixed = {k: v[adapted["method"] == "power"] for k, v in adapted.items()}
     faster, slower = fixed["proved_high"] < 1, fixed["proved_low"] > 1
     decided = np.abs(np.log(fixed["rho"])) > 1e-9
@@ -288,13 +278,66 @@ def summary(tables: dict[str, Table]) -> str:
     return "\n".join(lines)
 
 
+def _pair_text(pairs: dict[str, np.ndarray], curves: dict[str, np.ndarray]) -> list[str]:
+    part = dict.fromkeys(zip(pairs["part"].tolist(), pairs["family"].tolist(), strict=True))
+    counts = pairs["starts"] * pairs["horizons"]
+    distinct = sum(int(counts[(pairs["part"] == a) & (pairs["family"] == b)].max()) for a, b in part)
+    found, names = [], []
+    for statement in dict.fromkeys(pairs["statement"].tolist()):
+        rows = {k: v[pairs["statement"] == statement] for k, v in pairs.items()}
+        ratios = curves["ratio"][curves["statement"] == statement]
+        seeds = np.unique(rows["seeds"])
+        numbers = [int(rows[k].sum()) for k in ("pairs", "violated", "control_violated")]
+        found.append([f"{statement}, one run", *numbers[:2], rows["closest"].min(), rows["control"][0], numbers[2],
+                      rows["control_closest"].min(), ""])  # fmt: skip
+        # Without noise R1's average over seeds says nothing that its runs do not.
+        if statement != "R1":
+            numbers = [int(rows[k].sum()) for k in ("averages", "averages_violated", "averages_control_violated")]
+            found.append([
+                f"{statement}, average", *numbers[:2], rows["averages_closest"].min(), rows["averages_control"][0], numbers[2],
+                rows["averages_control_closest"].min(), np.median(ratios),
+            ])  # fmt: skip
+        names.append(f"{statement} {' or '.join(str(n) for n in seeds)}")
+    total, violated = int(pairs["pairs"].sum()), int(pairs["violated"].sum())
+    return [
+        f"Bounds against {total} runs, of which {violated} violate theirs: {distinct} different pairs of instance (problem and start) and T,",
+        "each with several statements, rules, step sizes and noises.  One run: the bound before expectations are taken, with the realised",
+        f"error; average: the statement itself, means over seeds ({', '.join(names)}).  Closest: the least bound/observed; median: on the grid.",
+        format_table(found, ["", "number", "violated", "closest", "control", "violated", "closest", "median"]),
+    ]  # fmt: skip
+
+
+def _slope_text(slopes: dict[str, np.ndarray]) -> list[str]:
+    """Intervals against exponents, and the slopes of the same runs in ‖∇f‖_1, where left sides with different Γ can be compared."""
+    steeper, shallower = slopes["high"] < slopes["exponent"], slopes["low"] > slopes["exponent"]
+    body = []
+    for statement, rule in dict.fromkeys(zip(slopes["statement"].tolist(), slopes["rule"].tolist(), strict=True)):
+        here = (slopes["statement"] == statement) & (slopes["rule"] == rule)
+        rows = {k: v[here] for k, v in slopes.items()}
+        n = int(here.sum())
+        body.append([
+            statement, rule, rows["exponent"][0], rows["slope"].min(), rows["slope"].max(), int(steeper[here].sum()),
+            n - int(steeper[here].sum()) - int(shallower[here].sum()), int(shallower[here].sum()), rows["bound_slope"].min(),
+            rows["bound_slope"].max(), rows["plain_slope"].min(), rows["plain_slope"].max(), f"{int((rows['straight'] == 0).sum())} of {n}",
+        ])  # fmt: skip
+    inside = len(steeper) - int(steeper.sum()) - int(shallower.sum())
+    headers = ["", "rule", "exponent", "slope", "to", "steeper", "in", "shallower", "bound's", "to", "‖∇f‖_1's", "to", "bend"]
+    return [
+        f"Slopes in T of the left sides over families and noises: of {len(steeper)} intervals (95%, over seeds, at the same instances) "
+        f"{inside} hold the exponent,", f"{int(steeper.sum())} are steeper and {int(shallower.sum())} shallower; bound's: the slope of the "
+        "bound with measured constants (R5: known ones); ‖∇f‖_1's (R3: ‖∇f‖_*'s): of the", "same runs; bend: curves that bend in every window",
+        format_table(body, headers),
+    ]  # fmt: skip
+
+
 # Runs are chaotic near a minimum: another processor's rounding gives other runs of the same distribution.
 _LOOSE = (0.25, 0.0)
 TOLERANCES = {
     "rates": {k: _LOOSE for k in ("observed", "low", "high", "plain", "bound", "a_priori", "ratio", "ratio_low", "ratio_high")},
     "rates_slopes": {k: (0.0, 0.1) for k in ("slope", "low", "high", "bound_slope", "plain_slope")}
-    | {"first": (0.0, 1000.0), "straight": (0.0, 1.0)},
-    "rates_pairs": {"closest": (0.1, 0.0), "averages_closest": (0.1, 0.0), "control_violated": (0.25, 30.0)},
+    | {"first": (1.0, 0.0), "straight": (0.0, 1.0)},
+    "rates_pairs": {k: (0.1, 0.0) for k in ("closest", "averages_closest", "control_closest", "averages_control_closest")}
+    | {k: (0.25, 30.0) for k in ("control_violated", "averages_control_violated")},
     "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
     # A search is chaotic; what it finds is not.
     "rates_worst": {"ratio": (0.0, 0.05), "error": (0.0, 0.02), "noise_share": (0.0, 0.3), "instances": (0.5, 0.0)},

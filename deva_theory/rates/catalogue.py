@@ -26,6 +26,8 @@ from deva_theory.problems.families import (
     StudentT,
     TraceProblem,
 )
+from deva_theory.problems.families.quadratics import random_orthogonal
+from deva_theory.problems.quadratic import TraceQuadratic
 from deva_theory.rules import Rule, adagrad, deva_linf, deva_spectral, muon, sign_sgd
 
 DIMENSION = 6
@@ -60,6 +62,14 @@ def wells(instances: int, seed: int, spread: float = 3.0) -> NonConvexWells:
     generator = torch.Generator().manual_seed(seed)
     curvature = _uniform(generator, (instances, DIMENSION), 1 / spread, spread)
     return NonConvexWells(curvature, "cosine", 0.5 * _normal(generator, (instances, DIMENSION)))
+
+
+def trace(instances: int, seed: int, spread: float = 10.0) -> TraceProblem:
+    """Return ½tr(XᵀHX), X 3×2, H with eigenvalues log-uniform on [1/spread, spread] in random orthogonal bases."""
+    generator = torch.Generator().manual_seed(seed)
+    Q = random_orthogonal(3, generator, (instances,))
+    H = (Q * _uniform(generator, (instances, 1, 3), 1 / spread, spread)) @ Q.mT
+    return TraceProblem(TraceQuadratic(0.5 * (H + H.mT)), 2)
 
 
 def factorisation(instances: int, seed: int) -> MatrixFactorisation:

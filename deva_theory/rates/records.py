@@ -89,7 +89,9 @@ class VectorRecord(Record):
         moving = (plain > 0) & (weighted > 0)
         kappa = torch.where(moving, weighted / torch.where(plain > 0, plain, 1.0), torch.where(plain > 0, 0.0, torch.inf))
         self.alignment[:k] = torch.minimum(self.alignment[:k], kappa)
-        self.ratio[:k] += torch.where(moving, smooth / (torch.where(moving, kappa, 1.0) ** 2 * box), 1.0)
+        # Twice over κ: its square may leave the range of float64 where ρ does not.
+        divisor = torch.where(moving, kappa, 1.0)
+        self.ratio[:k] += torch.where(moving, smooth / box / divisor / divisor, 1.0)
         if self.oracle is not None:
             self.noise[:k] += (gamma * (seen - gradient).abs()).sum(event)
             rms = gamma.double().square().mean(_SEED, keepdim=True).sqrt()

@@ -93,22 +93,36 @@ def _quadratic(H: Tensor, coordinate: Tensor) -> tuple[Callable[[Tensor], Tensor
         elif len(block) > ENUMERATED:
             large += block
         else:
-            # uᵀHu at the corner s ⊙ γ is Σ_ij (s_i s_j H_ij) γ_i γ_j: linear in γγᵀ, so that all corners are one matrix product.
+            # uᵀHu at the corner s ⊙ γ is Σ_{i≤j} (s_i s_j H_ij (2 - δ_ij)) γ_i γ_j: linear in the products γ_i γ_j, so that all corners
+            # are one matrix product.
             signs = sign_vectors(len(block), device=H.device)
-            pairs = (signs.unsqueeze(-1) * signs.unsqueeze(-2)).flatten(-2)
-            tables.append((block, H[..., block, :][..., block].flatten(-2).unsqueeze(-1) * pairs.mT))
+            i, j = torch.triu_indices(len(block), len(block), device=H.device)
+            entries = H[..., block, :][..., block][..., i, j] * torch.where(i == j, 1.0, 2.0)
+            tables.append((block, entries.unsqueeze(-1) * (signs[:, i] * signs[:, j]).mT))
     diagonal = torch.diagonal(H, dim1=-2, dim2=-1)
 
     def value(gamma: Tensor) -> Tensor:
         gamma = gamma.double()
         total = (diagonal[..., single] * gamma[..., single] ** 2).sum(-1)
         for block, table in tables:
+            i, j = torch.triu_indices(len(block), len(block), device=H.device)
             part = gamma[..., block]
-            outer = (part.unsqueeze(-1) * part.unsqueeze(-2)).flatten(-2)
-            total = total + (outer.unsqueeze(-2) @ table).squeeze(-2).amax(-1)
+            total = total + _largest(part[..., i] * part[..., j], table)
         return total + (coordinate[..., large] * gamma[..., large] ** 2).sum(-1) if large else total
 
     return value, not large
+
+
+def _largest(products: Tensor, table: Tensor) -> Tensor:
+    """Return the largest entry of ``products @ table`` for rows of shape ``(*samples, *batch, p)`` and tables ``(*batch, p, corners)``."""
+    shape = products.shape[:-1]
+    batch = (1,) * (len(shape) - table.ndim + 2) + tuple(table.shape[:-2])
+    own = [k for k, size in enumerate(batch) if size > 1]
+    # All that shares a table as the rows of one matrix: a product with a single row would be a walk over the table.
+    order = [*own, *(k for k in range(len(shape)) if k not in own)]
+    rows = products.permute(*order, -1).reshape(*(batch[k] for k in own), -1, products.shape[-1])
+    largest = (rows @ table.reshape(*(batch[k] for k in own), *table.shape[-2:])).amax(-1)
+    return largest.reshape([shape[k] for k in order]).permute(*(order.index(k) for k in range(len(shape))))
 
 
 def _blocks(H: Tensor) -> list[list[int]]:
