@@ -1,35 +1,59 @@
 r"""R4: diagonal quadratics on which factors Γ help, and where they hurt, in the unweighted norm ‖∇f‖_1, with proofs.
 
-*Setting.*  ``f = ½ Σ L_i x_i²``, ``x_0 = r > 0``, exact gradients, fixed factors Γ > 0, ``x⁺ = x - ηΓ⊙sign(∇f)``: every coordinate is sign
-descent with its own step ``h = ηγ_i``.  Write ``C(Γ) = √(Σ L_i r_i²/γ_i · Σ L_i γ_i)``, and A_T for the least, over constant η, of
-``(1/T) Σ_t ‖∇f(x_t)‖_1``.
+*Setting.*  ``f = ½ Σ L_i x_i²``, exact gradients, ``x_0,i = r_i (1 + u_i)`` with r > 0 and independent u_i uniform on [0, δ].  Fixed
+factors Γ > 0, ``x⁺ = x - ηΓ⊙sign(∇f)``: every coordinate is sign descent with its own step ``h = ηγ_i``.  A_T(Γ) is the infimum, over
+all constant η, of the expected average E (1/T) Σ_{t<T} ‖∇f(x_t)‖_1.  From one fixed start a lucky η lands on 0 exactly in every
+coordinate (r = (1/Λ, 1) at η = 1/Λ), and the average then is of order 1/T; from a random start every η lands with probability 0.
 
-*Upper bound:* ``A_T ≤ C(Γ)/√T``.  R1 for one coordinate, Δ = ½L_ir_i² and step h: the average of |∂_i f| is at most
-``L_i r_i²/(2hT) + hL_i/2``.  Sum over i; the least over η of a/(ηT) + bη is 2√(ab/T), here with a = ½ΣL_ir_i²/γ_i, b = ½ΣL_iγ_i.
+*One coordinate.*  Where x ≠ 0, ``½(x - h sign x)² = ½x² - h|x| + ½h²``; summed over t < T, without landing,
 
-*Lower bound:* ``A_T ≥ min{C(Γ)/(2√T), ½ min_i L_i r_i}`` for even T, the infimum over all η but those countably many at which a coordinate
-lands on 0 exactly (r_i/h a whole number).
+    avg |x_t| = (x_0² - x_T²)/(2hT) + h/2.
 
-1. |x| + |x - h sign x| ≥ h wherever x ≠ 0, so two successive |∂_i f| sum to at least L_ih, and the average is at least L_ih/2.
-2. |x_t| ≥ r_i - th.  If hT ≥ r_i, Σ_t (r_i - th)_+ ≥ ∫_0^{r_i/h} (r_i - sh) ds = r_i²/(2h): the average is at least L_ir_i²/(2hT).  If
-   hT < r_i, Σ_t (r_i - th) ≥ ∫_0^T = r_iT - hT²/2 ≥ r_iT/2: the average is at least L_ir_i/2, which is the second entry.
-3. Else, max{u, v} ≥ ½(u + v) in every coordinate: the average of ‖∇f‖_1 is at least ½(a/(ηT) + bη) ≥ √(ab/T) = C(Γ)/(2√T).  ∎
+If x_0 ≥ hT, x_T = x_0 - hT.  Else x has crossed 0, |x_T| ≤ h.  With ``H_x(q) = x²/(2q)`` for q ≥ x and ``x - q/2`` for q ≤ x,
 
-So adaptation is **provably faster** than Γ ≡ 1 if C(Γ) < ½C(1), and **provably slower** if C(Γ) > 2C(1) (T ≥ C(Γ)² and L_ir_i ≥ 1).  By
-Cauchy-Schwarz C(Γ) ≥ ΣL_ir_i, with equality exactly for Γ ∝ r = |g_i|/L_i: SPEC S7's best Γ, where C(Γ)/C(1) = √ρ.
+    H_{x_0}(hT) + ½h(1 - 1/T)  ≤  avg |x_t|  ≤  H_{x_0}(hT) + ½h.
+
+*Expectation.*  H is convex in x and concave as a function of x², so by Jensen H at E x_0 = (1 + δ/2) r and at √E x_0² = κr,
+κ² = 1 + δ + δ²/3, are below and above E H_{x_0}.  Hence `bracket`,
+
+    min_η Σ L_i [H_{(1+δ/2)r_i}(ηγ_iT) + ½ηγ_i(1 - 1/T)]  ≤  A_T(Γ)  ≤  min_η Σ L_i [H_{κr_i}(ηγ_iT) + ½ηγ_i],
+
+for every T ≥ 2; a factor of κ/(1 + δ/2)/√(1 - 1/T) at most lies between the two (1.0006 for T = 2048).  ∎
+
+*Large T.*  With ``C(Γ) = √(Σ L_i r_i²/γ_i · Σ L_i γ_i)`` and H_x(q) ≤ x²/(2q), A_T ≤ κC(Γ)/√T; once the best η lets every coordinate
+cross, A_T ≥ (1 + δ/2) √(1 - 1/T) C(Γ)/√T.  **For large T, Γ is faster than Γ ≡ 1 if and only if C(Γ) < C(1).**  By Cauchy-Schwarz
+C(Γ) ≥ ΣL_ir_i, with equality exactly for Γ ∝ r = |g_i|/L_i: SPEC S7's best Γ, where C(Γ)/C(1) = √ρ.
 
 *Family.*  L = (Λ, 1), r = (1/Λ, 1): one coordinate is stiff and near its minimum, one flat and far away.  Γ ∝ r^s.  At s = 1,
-``C(Γ)/C(1) = 2/√(Λ + 2 + 1/Λ)``: faster for large Λ.  At s = -1, the opposite order, ``C(Γ)/C(1) = (Λ + 1/Λ)/√(Λ + 2 + 1/Λ)``: slower.
+``C(Γ)/C(1) = 2/√(Λ + 2 + 1/Λ)``: faster.  At s = -1, the opposite order, ``C(Γ)/C(1) = (Λ + 1/Λ)/√(Λ + 2 + 1/Λ)``: slower.
 
-*AdaGrad itself is faster too.*  For x⁺ = x - ηx/z_t, z_t² = Σ_{s≤t} x_s², in each coordinate, and any η ≤ min r_i: 0 ≤ 1 - η/z_t < 1, so x
-falls and keeps its sign.  z_T = Σ_t x_t²/z_T ≤ Σ_t x_t²/z_t = Σ_t x_t(x_t - x_{t+1})/η ≤ r_i²/η, so x_{t+1} ≤ (1 - η²/r_i²) x_t,
-and Σ_t |x_t| ≤ r_i³/η².  Hence ``(1/T) Σ ‖∇f‖_1 ≤ Σ L_i r_i³/(η²T)``: order 1/T, against the T^{-1/2} below which SignSGD
-does not get with any constant η.  ρ, which compares single steps with their own best η, does not see factors that shrink together.
+*What ρ tells.*  For Γ ∝ r^s, s ≤ 1, r not constant: **ρ < 1 ⇔ C(Γ) < C(1) ⇔ s > 0**, a theorem, so that runs cannot disagree.  With the convex
+``K(a) = log Σ L_i r_i^a``: log ρ = K(2s) + 2K(1) - 2K(1+s) - K(0), and 2 log C(Γ)/C(1) = K(2-s) + K(s) - K(2) - K(0).  For
+0 ≤ s ≤ 1 (1+s, 1+s, 0) majorises (2s, 1, 1) and (2, 0) majorises (2-s, s); for s ≤ 0 both the other way round (Karamata).  Strictly, since
+K is strictly convex.  In general ρ < 1 is **not** a proof of anything: Γ ∝ r^s with s > 2 has C(Γ) > C(1) and may have ρ < 1, as
+L = (10, 1), r = (.1, 1), s = 5: ρ = .36, C(Γ)/C(1) = 28.7.  A coordinate without speed does not show in a single step's decrease.
+
+*AdaGrad at its best η is faster for large T.*  x⁺ = x - ηx/z_t, z_t² = Σ_{s≤t} x_s², in each coordinate, and any η ≤ min r_i:
+0 ≤ 1 - η/z_t < 1, so x falls and keeps its sign.  z_T = Σ_t x_t²/z_T ≤ Σ_t x_t²/z_t = Σ_t x_t(x_t - x_{t+1})/η ≤ x_0²/η, so
+x_{t+1} ≤ (1 - η²/x_0²) x_t, and Σ_t |x_t| ≤ x_0³/η².  Hence, x_0 ≤ (1+δ)r,
+
+    E (1/T) Σ ‖∇f‖_1  ≤  (1+δ)³ Σ L_i r_i³/(η²T):
+
+order 1/T on every diagonal quadratic, against A_T(1) of order T^{-1/2}, below which SignSGD does not get with any constant η.
+
+*AdaGrad at SignSGD's own η is slower.*  For η = √(2Δ/(L_∞T)), Δ = ½ΣL_ir_i², that is c/√T with c² = ΣL_ir_i²/ΣL_i (and for
+η = 1/√T, c = 1): as long as x falls, z_t² ≥ (t+1)x_t², the step is at most η/√(t+1), and x_t ≥ x_0 - 2η√t.  In a coordinate with
+2c ≤ r_i that is positive up to T, and avg |x_t| ≥ r_i - (4/3)c.  So avg ‖∇f‖_1 ≥ Σ_{2c ≤ r_i} L_i (r_i - (4/3)c) for **every** T, no
+convergence, where SignSGD has at most ½(1 + κ²)C(1)/√T.  On the family c = Λ^{-1/2}: slower by √T (1 - (4/3)Λ^{-1/2})/(1.06 C(1)), Λ ≥ 4.
+
+*Rules at their best η that are slower* stand in `SLOWER`: found by random search and measured, not proved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +62,18 @@ from torch import Tensor
 from deva_theory.problems.families import DiagonalQuadratic
 from deva_theory.rates.catalogue import METHODS
 from deva_theory.rates.coverage import FixedFactors, UpdateRule
-from deva_theory.rates.runner import measure
+from deva_theory.rates.loop import run_grid
+from deva_theory.rules import Diagnostics
 
 RULES = ("adagrad", "deva-linf")
+DELTA = 0.1
+"""Starting points are up to this much, relatively, beyond r."""
+STARTS = 16
+DIMENSIONS = (2, 6)
+"""Of the random instances."""
+
+
+# ---- what is proved ------------------------------------------------------------------------------
 
 
 def constant(L: Tensor, r: Tensor, gamma: Tensor) -> Tensor:
@@ -48,20 +81,63 @@ def constant(L: Tensor, r: Tensor, gamma: Tensor) -> Tensor:
     return ((L * r**2 / gamma).sum(-1) * (L * gamma).sum(-1)).sqrt()
 
 
-def lower_bound(L: Tensor, r: Tensor, gamma: Tensor, steps: int) -> Tensor:
-    """Return ``min{C(Γ)/(2√T), ½ min_i L_i r_i}``, which no constant η can get below."""
-    return torch.minimum(constant(L, r, gamma) / (2 * steps**0.5), 0.5 * (L * r).amin(-1))
-
-
-def upper_bound(L: Tensor, r: Tensor, gamma: Tensor, steps: int) -> Tensor:
-    """Return ``C(Γ)/√T``, which the best constant η attains."""
-    return constant(L, r, gamma) / steps**0.5
-
-
 def smoothness_ratio(L: Tensor, r: Tensor, gamma: Tensor) -> Tensor:
-    """Return S7's ρ(Γ) at the start."""
+    """Return S7's ρ(Γ) at r."""
     g = L * r
     return (L * gamma**2).sum(-1) / (gamma * g).sum(-1) ** 2 * g.sum(-1) ** 2 / L.sum(-1)
+
+
+def least_envelope(L: Tensor, x: Tensor, gamma: Tensor, steps: int, share: float) -> Tensor:
+    """Return ``min_η Σ L_i [H_{x_i}(ηγ_iT) + ½ηγ_i share]``, coordinates on the last axis.
+
+    Convex in η, and a/η + bη + c between those η at which a coordinate begins to cross 0, x_i/(γ_iT).
+    """
+    L, x, gamma = torch.broadcast_tensors(L, x, gamma)
+    crossing, order = (x / (gamma * steps)).sort(-1)
+    L, x, gamma = (values.gather(-1, order) for values in (L, x, gamma))
+
+    def crossed(terms: Tensor) -> Tensor:
+        """Sums over the first k coordinates, k = 0 … d."""
+        return torch.cat((torch.zeros_like(terms[..., :1]), terms.cumsum(-1)), -1)
+
+    # Sums over the other coordinates from their own end, without cancellation.
+    def waiting(terms: Tensor) -> Tensor:
+        return crossed(terms.flip(-1)).flip(-1)
+
+    a, c = crossed(L * x**2 / (2 * gamma * steps)), waiting(L * x)
+    b = 0.5 * share * crossed(L * gamma)[..., -1:] - 0.5 * steps * waiting(L * gamma)
+    low, high = crossed(crossing.diff(dim=-1, prepend=crossing[..., :1] * 0)), torch.cat((crossing, crossing[..., :1] * 0 + torch.inf), -1)
+    low = torch.cat((crossing[..., :1], crossing), -1)  # η below the first of them is never better
+    eta = torch.where(b > 0, (a / b.clamp_min(torch.finfo(b.dtype).tiny)).sqrt(), high).clamp(low, torch.maximum(low, high))
+    return (a / eta + b * eta + c).amin(-1)
+
+
+def bracket(L: Tensor, r: Tensor, gamma: Tensor, steps: int, delta: float = DELTA) -> tuple[Tensor, Tensor]:
+    """Return the proved lower and upper bounds on A_T(Γ), coordinates on the last axis.
+
+    Raises
+    ------
+    ValueError
+        T < 2, or not all of L, r and Γ are positive.
+    """
+    if steps < 2 or not all(bool((values > 0).all()) for values in (L, r, gamma)):
+        raise ValueError("the bounds are for T of at least 2 and positive L, r and Γ")
+    low = least_envelope(L, (1 + delta / 2) * r, gamma, steps, 1 - 1 / steps)
+    return low, least_envelope(L, (1 + delta + delta**2 / 3) ** 0.5 * r, gamma, steps, 1.0)
+
+
+def adagrad_bound(L: Tensor, r: Tensor, steps: int, delta: float = DELTA) -> Tensor:
+    """Return ``(1+δ)³ Σ L_i r_i³/(η²T)`` at η = min r_i: above AdaGrad's average there."""
+    return (1 + delta) ** 3 * (L * r**3).sum(-1) / (r.amin(-1) ** 2 * steps)
+
+
+def adagrad_floor(L: Tensor, r: Tensor) -> Tensor:
+    """Return ``Σ_{2c ≤ r_i} L_i (r_i - (4/3)c)``, c² = ΣL_ir_i²/ΣL_i: below AdaGrad's average at η = c/√T for every T."""
+    c = ((L * r**2).sum(-1, keepdim=True) / L.sum(-1, keepdim=True)).sqrt()
+    return torch.where(2 * c <= r, L * (r - 4 / 3 * c), 0.0).sum(-1)
+
+
+# ---- instances -----------------------------------------------------------------------------------
 
 
 def family(contrasts: Sequence[float], exponents: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,46 +149,101 @@ def family(contrasts: Sequence[float], exponents: Sequence[float]) -> tuple[Tens
     return L, r, gamma / gamma.amax(-1, keepdim=True)
 
 
-def adaptation_rows(
-    contrasts: Sequence[float], exponents: Sequence[float], steps: int, scales: Sequence[float]
-) -> dict[str, np.ndarray | list[str]]:
-    """Return, for each contrast and Γ, the least average ‖∇f‖_1 among `scales` over that of Γ ≡ 1, with what was predicted and proved.
+def random_instances(count: int, dimension: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (L, r, Γ) of shapes ``(count, dimension)``, all log-normal: log of standard deviation 1.5, independent."""
+    normal = torch.randn(3, count, dimension, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    L, r, gamma = (1.5 * normal).exp()
+    return L, r, gamma
+
+
+def random_starts(r: Tensor, count: int, seed: int, delta: float = DELTA) -> Tensor:
+    """Return points ``r_i (1 + u_i)``, u uniform on [0, δ], shape ``(count, *r.shape)``: one in each of `count` strata, per coordinate.
+
+    A Latin hypercube: each point alone has the law of the setting, and sums over coordinates have averages of little variance.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, *r.shape)
+    strata = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(0)
+    return r * (1 + delta * (strata + torch.rand(shape, generator=generator, dtype=torch.float64)) / count)
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+class _Averages:
+    """Sums of ‖∇f‖_1 and of S7's ρ along runs; a `deva_theory.rates.loop.Recorder` for diagonal quadratics."""
+
+    def __init__(self, L: Tensor, shape: tuple[int, ...]) -> None:
+        self.L, self.plain, self.rho = L, torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
+        """Add one step."""
+        gamma, size = details.variance_adaptation, gradient.abs()
+        plain, weighted = size.sum(-1), (gamma * size).sum(-1)
+        kappa = weighted / plain
+        rho = (self.L * gamma**2).sum(-1) / self.L.sum(-1) / kappa / kappa
+        self.plain += plain
+        # At a minimum ρ has no value.
+        self.rho += torch.where((plain > 0) & (weighted > 0), rho, 1.0)
+
+
+def averages(L: Tensor, starts: Tensor, rule: UpdateRule, eta: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Run a rule with exact gradients and constant η.
 
     Parameters
     ----------
-    contrasts, exponents : sequence of float
-        Λ and s.
+    L : Tensor, shape ``(*batch, d)``
+    starts : Tensor, shape ``(starts, *batch, d)``
+    rule : UpdateRule
+    eta : Tensor, shape ``(scales, *batch)``
     steps : int
-        T, even.
-    scales : sequence of float
-        Multiples of √(2Δ/(L_∞T)) among which each method has its best.
+        T.
 
     Returns
     -------
-    dict
-        Columns ``method`` ("power" for Γ ∝ r^s, or a rule), ``contrast``, ``exponent`` (NaN for rules), ``rho`` (at the start; for
-        rules the average over the run), ``ratio`` (measured), ``proved_low``, ``proved_high`` (of the ratio; NaN for rules).
+    (Tensor, Tensor), shapes ``(scales, *batch)``
+        The averages over the run and over the starts of ‖∇f‖_1 and of ρ.
     """
-    L, r, gamma = family(contrasts, exponents)
-    problem, start = DiagonalQuadratic(L), r.unsqueeze(0)
+    record = _Averages(L, (1, len(eta), *starts.shape[:-1]))
+    run_grid(
+        DiagonalQuadratic(L), rule, starts, record, horizons=[steps], eta=eta[None, :, None], oracle=None, batches=None, beta=None,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    return record.plain[0].mean(1) / steps, record.rho[0].mean(1) / steps
 
-    def best(rule: UpdateRule) -> tuple[Tensor, Tensor]:
-        runs = measure(problem, rule, statement="R1", steps=[steps], scales=scales, start=start)
-        average, where = runs.plain[0, :, 0].min(0)
-        return average, runs.ratio[0, :, 0].gather(0, where.unsqueeze(0))[0]
 
-    ones = torch.ones_like(gamma)
-    plain, _ = best(FixedFactors(ones))
-    adapted, _ = best(FixedFactors(gamma, "powers of the distance"))
-    low = lower_bound(L, r, gamma, steps) / upper_bound(L, r, ones, steps)
-    high = upper_bound(L, r, gamma, steps) / lower_bound(L, r, ones, steps)
-    rho = smoothness_ratio(L, r, gamma)
-    rows = [
-        ("power", Lambda, s, rho[i, j], adapted[i, j] / plain[i, j], low[i, j], high[i, j])
-        for i, Lambda in enumerate(contrasts) for j, s in enumerate(exponents)
-    ]
-    for name in RULES:
-        average, along = best(METHODS[name].rule(1))
-        rows += [(name, Lambda, np.nan, along[i, 0], average[i, 0] / plain[i, 0], np.nan, np.nan) for i, Lambda in enumerate(contrasts)]
-    names = ("contrast", "exponent", "rho", "ratio", "proved_low", "proved_high")
-    return {"method": [row[0] for row in rows]} | {key: np.asarray([float(row[k + 1]) for row in rows]) for k, key in enumerate(names)}
+def sign_descent_average(L: Tensor, starts: Tensor, gamma: Tensor, eta: Tensor, steps: int) -> Tensor:
+    """Return what `averages` has for fixed Γ, in closed form: ``Σ L_i [(x_0² - x_T²)/(2hT) + h/2]``, h = ηγ_i, where none lands on 0.
+
+    Shapes as there, Γ's is that of L; the mean over the starts.
+    """
+    h = eta[:, None, ..., None] * gamma
+    whole = torch.floor(starts / h)
+    rest = starts - whole * h
+    last = torch.where(whole >= steps, starts - steps * h, torch.where((steps - whole) % 2 == 0, rest, h - rest))
+    return (L * ((starts**2 - last**2) / (2 * h * steps) + h / 2)).sum(-1).mean(1)
+
+
+def own_step(L: Tensor, r: Tensor, gamma: Tensor, steps: int) -> Tensor:
+    """Return the η that is best for C(Γ)/√T, ``√(Σ L_i r_i²/γ_i / (Σ L_i γ_i T))``; for Γ ≡ 1 that is R1's √(2Δ/(L_∞T))."""
+    return ((L * r**2 / gamma).sum(-1) / ((L * gamma).sum(-1) * steps)).sqrt()
+
+
+def best_of_rule(L: Tensor, r: Tensor, rule: UpdateRule, steps: int, scales: Sequence[float], *, gamma: Tensor | None = None,
+                 seed: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the least average ‖∇f‖_1 over `scales` times `own_step` (of Γ, by default 1), and ρ along that run; shapes ``(*batch)``."""
+    starts = random_starts(r, STARTS, seed)
+    eta = own_step(L, r, torch.ones_like(r) if gamma is None else gamma, steps) * _leading(scales, r)
+    plain, rho = averages(L, starts, rule, eta, steps)
+    least, where = plain.min(0)
+    return least, rho.gather(0, where.unsqueeze(0))[0]
+
+
+def best_of_factors(L: Tensor, r: Tensor, gamma: Tensor, steps: int, scales: Sequence[float], *, seed: int = 0) -> Tensor:
+    """Return the same for fixed Γ, in closed form."""
+    starts, eta = random_starts(r, STARTS, seed), own_step(L, r, gamma, steps) * _leading(scales, r)
+    return sign_descent_average(L, starts, gamma, eta, steps).amin(0)
+
+
+def _leading(scales: Sequence[float], r: Tensor) -> Tensor:
+    return torch.as_tensor(list(scales), dtype=torch.float64).reshape(-1, *(1,) * (r.ndim - 1))

@@ -253,7 +253,7 @@ def summary(tables: dict[str, Table]) -> str:
     pairs, slopes, curves, adapted = (
         {k: np.asarray(v) for k, v in tables[stem].items()} for stem in ("rates_pairs", "rates_slopes", "rates", "rates_adaptation")
     )
-    lines = _pair_text(pairs, curves) + ["", *_slope_text(slopes), ""]
+    lines = [*_pair_text(pairs, curves), "", *_slope_text(slopes), ""]
     fixed = {k: v[adapted["method"] == "power"] for k, v in adapted.items()}
     faster, slower = fixed["proved_high"] < 1, fixed["proved_low"] > 1
     decided = np.abs(np.log(fixed["rho"])) > 1e-9
@@ -300,9 +300,10 @@ def _pair_text(pairs: dict[str, np.ndarray], curves: dict[str, np.ndarray]) -> l
         names.append(f"{statement} {' or '.join(str(n) for n in seeds)}")
     total, violated = int(pairs["pairs"].sum()), int(pairs["violated"].sum())
     return [
-        f"Bounds against {total} runs, of which {violated} violate theirs: {distinct} different pairs of instance (problem and start) and T,",
-        "each with several statements, rules, step sizes and noises.  One run: the bound before expectations are taken, with the realised",
-        f"error; average: the statement itself, means over seeds ({', '.join(names)}).  Closest: the least bound/observed; median: on the grid.",
+        f"Bounds against {total} runs, of which {violated} violate theirs: {distinct} different pairs of instance (problem and start) and",
+        "T, each with several statements, rules, step sizes and noises.  One run: the bound before expectations are taken, with the",
+        f"realised error; average: the statement itself, means over seeds ({', '.join(names)}).  Closest: the least bound/observed;",
+        "median: of the grid's averages.  R5 applies every rule to the averaged gradient, AdaGrad's sums included.",
         format_table(found, ["", "number", "violated", "closest", "control", "violated", "closest", "median"]),
     ]  # fmt: skip
 
@@ -323,9 +324,10 @@ def _slope_text(slopes: dict[str, np.ndarray]) -> list[str]:
     inside = len(steeper) - int(steeper.sum()) - int(shallower.sum())
     headers = ["", "rule", "exponent", "slope", "to", "steeper", "in", "shallower", "bound's", "to", "‖∇f‖_1's", "to", "bend"]
     return [
-        f"Slopes in T of the left sides over families and noises: of {len(steeper)} intervals (95%, over seeds, at the same instances) "
-        f"{inside} hold the exponent,", f"{int(steeper.sum())} are steeper and {int(shallower.sum())} shallower; bound's: the slope of the "
-        "bound with measured constants (R5: known ones); ‖∇f‖_1's (R3: ‖∇f‖_*'s): of the", "same runs; bend: curves that bend in every window",
+        f"Slopes in T of the left sides over families and noises: of {len(steeper)} intervals (95%, over seeds, at the same instances)",
+        f"{inside} hold the exponent, {int(steeper.sum())} are steeper and {int(shallower.sum())} shallower.  Bound's: the slope of the "
+        "bound with measured constants (R5:", "known ones); ‖∇f‖_1's (R3: ‖∇f‖_*'s): of the same runs, where rules can be compared; bend: "
+        "curves that bend in every window",
         format_table(body, headers),
     ]  # fmt: skip
 

@@ -82,9 +82,10 @@ def summary(tables: dict[str, Table]) -> str:
         rows = {k: v[chosen] for k, v in last.items()}
         families = np.unique(rows["family"])
         lines += [
-            "", f"On the same instances with {int(rows['gradients'][0])} {title}, {len(families)} families: bound/observed of the statement "
-            "itself; ‖∇f‖_1, bound and", "observed, over the least observed of all methods (medians); in how many families its bound on, and "
-            "its observed, ‖∇f‖_1 and ‖∇f‖_2 are the least", format_table(list(_compared(rows)), _HEADERS),
+            "", f"On the same instances with {int(rows['gradients'][0])} {title}, {len(families)} families.  Own: bound/observed of the "
+            "statement itself, least and largest.  l1:", "the bound on ‖∇f‖_1 and what was observed, over the least observed of all methods "
+            "(medians).  Least: in how many families", "its bound on and its observed ‖∇f‖_1 and ‖∇f‖_2 are the least of all",
+            format_table(list(_compared(rows)), _HEADERS),
         ]  # fmt: skip
     exceeded, pairs = int(table["exceeded"].sum()), int((table["left_out"] == "").sum())
     lines += ["", f"{exceeded} averages beyond their bound in {pairs} rows of method, family and number of gradients"]
@@ -92,8 +93,7 @@ def summary(tables: dict[str, Table]) -> str:
     return "\n".join(lines + (["left out:", *out] if out else []))
 
 
-_HEADERS = ["", "known rate", "T", "batch", "families", "bound/observed", "to", "l1: bound", "observed", "least bound", "observed",
-            "l2: bound", "observed"]  # fmt: skip
+_HEADERS = ["", "known rate", "T", "batch", "families", "own", "to", "l1: bound", "observed", "least: bound", "l1", "bound", "l2"]
 
 
 def _compared(rows: dict[str, np.ndarray]) -> Iterator[list[Any]]:

@@ -9,8 +9,19 @@ import torch
 from torch import Tensor
 
 from deva_theory.problems.families import Oracle, Problem
-from deva_theory.rates.coverage import UpdateRule
+from deva_theory.rates.coverage import UpdateRule, factor_bound
+from deva_theory.rates.statement import AssumptionError
 from deva_theory.rules import Diagnostics, State
+
+ROUNDING = 1e-9
+"""Least relative excess over a bound that is put down to rounding."""
+
+
+def rounding(T: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the relative excess over a bound that is put down to rounding in T steps of a dtype: 1e-9 or 8Tε."""
+    return (8 * torch.finfo(dtype).eps * T.double()).clamp_min(ROUNDING)
+
+
 
 
 class Recorder(Protocol):
@@ -33,6 +44,37 @@ class Recorder(Protocol):
 def by_horizon(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     """Return one value per T in front of scales, seeds and instances; `like` has the latter two."""
     return torch.as_tensor(values, dtype=torch.float64, device=like.device).reshape(-1, 1, *(1,) * like.ndim)
+
+
+def factor_average(rule: UpdateRule, horizons: Sequence[int], power: int, like: Tensor) -> Tensor:
+    """Return, by horizon, the average over a run of the bound on Γ_t, or of its square; power 0: the largest."""
+    bounds = [factor_bound(rule, T) for T in horizons]
+    return by_horizon([float((f**power).mean() if power else f.max()) for f in bounds], like)
+
+
+def sample_deviation(problem: Problem, oracle: Oracle | None) -> Tensor:
+    """Return σ_i of one sample, shape ``(*batch, *event)``; 0 for exact gradients."""
+    shape = (*problem.batch_shape, *problem.event_shape)
+    if oracle is None:
+        return torch.zeros(shape, dtype=torch.float64, device=problem.like.device)
+    return oracle.sigma.double().expand(shape)
+
+
+def starting_gap(problem: Problem, start: Tensor, statement: str) -> Tensor:
+    """Return Δ = f(x_0) - f*, float64, 0 where rounding makes it negative.
+
+    Raises
+    ------
+    AssumptionError
+        "bounded below by f*": Δ is negative beyond rounding.
+    """
+    value = problem.value(start).double()
+    optimum = problem.constants.optimum
+    gap = value - optimum
+    slack = 1e3 * torch.finfo(start.dtype).eps * (value.abs() + optimum.abs())
+    if not bool((gap >= -slack).all()):
+        raise AssumptionError(f"{statement} assumes that f is bounded below by f*; f(x_0) - f* is {float(gap.min()):g} on {problem.name}")
+    return gap.clamp_min(0)
 
 
 def run_grid(

@@ -85,13 +85,13 @@ class VectorRecord(Record):
         self.plain[:k] += plain
         self.smoothness[:k] += smooth
         self.gamma_max[:k] = torch.maximum(self.gamma_max[:k], gamma.amax(event))
-        # At a minimum κ and ρ have no value, and bound nothing.
+        # At a minimum κ and ρ have no value, and bound nothing; elsewhere a Γ that holds every moving coordinate has κ = 0 and ρ = ∞.
         moving = (plain > 0) & (weighted > 0)
         kappa = torch.where(moving, weighted / torch.where(plain > 0, plain, 1.0), torch.where(plain > 0, 0.0, torch.inf))
         self.alignment[:k] = torch.minimum(self.alignment[:k], kappa)
         # Twice over κ: its square may leave the range of float64 where ρ does not.
         divisor = torch.where(moving, kappa, 1.0)
-        self.ratio[:k] += torch.where(moving, smooth / box / divisor / divisor, 1.0)
+        self.ratio[:k] += torch.where(moving, smooth / box / divisor / divisor, torch.where(plain > 0, torch.inf, 1.0))
         if self.oracle is not None:
             self.noise[:k] += (gamma * (seen - gradient).abs()).sum(event)
             rms = gamma.double().square().mean(_SEED, keepdim=True).sqrt()

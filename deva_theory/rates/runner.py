@@ -29,13 +29,10 @@ from torch import Tensor
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import momentum_bounds, vector_bounds
 from deva_theory.rates.coverage import UpdateRule, check_covered
-from deva_theory.rates.loop import by_horizon, run_grid
+from deva_theory.rates.loop import by_horizon, rounding, run_grid, starting_gap
 from deva_theory.rates.records import MatrixRecord, Record, VectorRecord
 from deva_theory.rates.sides import Finished, right_sides
 from deva_theory.rates.statement import AssumptionError, Bound
-
-ROUNDING = 1e-9
-"""Relative excess over a bound that is put down to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +65,8 @@ class Measurement:
         The largest factor along the run; for R3 the largest ‖D‖_{2→2}.
     bounds : dict of str to Bound
         Right sides: see the head of the module.  Shapes broadcast to that of `left`.
+    dtype : torch.dtype
+        Of the iterates.
     """
 
     statement: str
@@ -84,6 +83,7 @@ class Measurement:
     ratio: Tensor
     gamma_max: Tensor
     bounds: dict[str, Bound]
+    dtype: torch.dtype = torch.float64
 
     @property
     def expected(self) -> str:
@@ -93,6 +93,9 @@ class Measurement:
     def right(self, name: str, weights: Mapping[str, float] | None = None) -> Tensor:
         """Return a right side in the shape of `left`; `weights` multiply its terms, 1 by default."""
         bound = self.bounds[name]
+        unknown = set(weights or ()) - set(bound.terms)
+        if unknown:
+            raise ValueError(f"{name} of {self.statement} has no term {', '.join(sorted(unknown))}: its terms are {', '.join(bound.terms)}")
         value = sum(((weights or {}).get(key, 1.0) * term for key, term in bound.terms.items()), torch.zeros((), dtype=torch.float64))
         return (bound.value if weights is None else value).expand(self.left.shape)
 
@@ -129,7 +132,8 @@ class Measurement:
         positive = left > 0
         least = float((right[positive] / left[positive]).min()) if bool(positive.any()) else math.inf
         # Written so that a NaN on either side is a violation.
-        return left.numel(), int((~(left <= right * (1 + ROUNDING))).sum()), least
+        slack = rounding(self.T, self.dtype).reshape(-1, *(1,) * (left.ndim - 1)).to(left.device)
+        return left.numel(), int((~(left <= right * (1 + slack))).sum()), least
 
     def summary(self) -> str:
         """Return one line for each bound."""
@@ -189,10 +193,7 @@ def measure(
     x0 = problem.start(generator, (seeds,)) if start is None else start
     if x0.shape != (seeds, *problem.batch_shape, *problem.event_shape):
         raise ValueError(f"start has shape {tuple(x0.shape)}; use (seeds, *batch, *event)")
-    gap = (problem.value(x0) - problem.constants.optimum).double()
-    if not bool((gap >= -1e-12).all()):
-        raise AssumptionError(f"{statement} assumes that f is bounded below by f*; f(x_0) - f* is {float(gap.min()):g}")
-    gap = gap.clamp_min(0)
+    gap = starting_gap(problem, x0, statement)
     eta = _step_sizes(statement, problem, gap, horizons, scales)
     record = _run(problem, rule, statement, horizons, eta, x0, oracle, generator)
     return _measurement(problem, rule, statement, horizons, scales, eta, gap, x0, oracle, record)
@@ -263,5 +264,5 @@ def _measurement(
     return Measurement(
         statement, rule.name, problem.name, torch.tensor(horizons[::-1]), tuple(scales), eta.flip(0), record.left.flip(0),
         record.plain.flip(0), record.smoothness.flip(0), record.exact, record.alignment.flip(0), record.ratio.flip(0),
-        record.gamma_max.flip(0), increasing,
+        record.gamma_max.flip(0), increasing, x0.dtype,
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import matrix_bounds, momentum_bounds, vector_bounds
-from deva_theory.rates.coverage import UpdateRule, factor_bound, polar_exact
-from deva_theory.rates.loop import by_horizon
+from deva_theory.rates.coverage import UpdateRule, polar_exact
+from deva_theory.rates.loop import by_horizon, factor_average, sample_deviation
 from deva_theory.rates.records import Record
 from deva_theory.rates.statement import Bound
 
@@ -51,15 +50,11 @@ class Finished:
 
     def sigma(self) -> Tensor:
         """Return σ_i of one sample, shape ``(*batch, *event)``; 0 for exact gradients."""
-        shape = (*self.problem.batch_shape, *self.problem.event_shape)
-        if self.oracle is None:
-            return torch.zeros(shape, dtype=torch.float64, device=self.gap.device)
-        return self.oracle.sigma.double().expand(shape)
+        return sample_deviation(self.problem, self.oracle)
 
     def factors(self, power: int) -> Tensor:
         """Return the average over a run of the bound on Γ_t, or of its square; 0: the largest."""
-        bounds = [factor_bound(self.rule, T) for T in self.horizons]
-        return by_horizon([float((f**power).mean() if power else f.max()) for f in bounds], self.gap)
+        return factor_average(self.rule, self.horizons, power, self.gap)
 
 
 def right_sides(runs: Finished) -> dict[str, Bound]:

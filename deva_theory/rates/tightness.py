@@ -9,6 +9,9 @@ measured once more, with new noise, together with its standard error.
 
 Without noise R2 and R3 are R1 in their norm, and attained: `noise_share` keeps the search among instances whose noise term is at least
 that part of the bound.
+
+`needed_terms` asks the other way round: what is left of a bound without one of its terms, or with half of it, and does an instance exceed
+that?
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from deva_theory.certify import SearchProblem, search
 from deva_theory.problems.families import DiagonalQuadratic, Gaussian, NonConvexWells, Oracle, Problem, SparseSpikes, TraceProblem
+from deva_theory.problems.families.oracles import Additive
 from deva_theory.problems.quadratic import TraceQuadratic
 from deva_theory.rates.coverage import STATEMENTS, FixedFactors, UpdateRule
 from deva_theory.rates.runner import Measurement, measure
@@ -31,7 +35,9 @@ from deva_theory.rates.statement import AssumptionError
 from deva_theory.rules import muon, sign_sgd
 
 FAMILIES = ("quadratic", "wells", "trace")
-NOISES = ("none", "gaussian", "signs")
+NOISES = ("none", "gaussian", "signs", "against")
+FORMS = {"R1": ("measured",), "R2": ("measured",), "R3": ("pathwise", "measured"), "R5": ("a_priori", "sharp", "corrected")}
+"""Statement to the forms of its bound that hold for expectations, see `deva_theory.rates.runner`; the first is the default."""
 DIMENSION = 2
 """Coordinates of "quadratic" and "wells"; rows and columns of "trace"."""
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -44,10 +50,14 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "R3 noisy": {"statement": "R3", "family": "trace", "noise": "gaussian", "noise_share": 0.5},
     "R5": {"statement": "R5", "noise": "gaussian"},
     "R5 noisy, signs": {"statement": "R5", "family": "wells", "noise": "signs", "noise_share": 0.5},
+    "R5 sharp": {"statement": "R5", "form": "sharp", "noise": "gaussian"},
+    "R5 sharp, signs": {"statement": "R5", "form": "sharp", "family": "wells", "noise": "signs"},
 }
 """Name to arguments of `worst_case`; "noisy": at least half of the bound is its noise term."""
 _SPARE = 0.04
 """Relative excess of the noise's share that the search demands."""
+_LEAST, _SMALLEST = 1e-12, 1e-200
+"""Of Δ over L‖x_0‖_∞², which every other start on a quadratic exceeds by far, and of Δ."""
 _RANGE = 4.0
 """Logarithms stay within [-4, 4]: a factor of at most 3000 between the largest and the smallest curvature, factor or deviation."""
 
@@ -58,7 +68,7 @@ class WorstCase:
 
     Attributes
     ----------
-    statement, family, noise : str
+    statement, form, family, noise : str
         What was searched.
     steps : int
         T.
@@ -81,6 +91,7 @@ class WorstCase:
     """
 
     statement: str
+    form: str
     family: str
     noise: str
     steps: int
@@ -101,7 +112,27 @@ class WorstCase:
     def summary(self) -> str:
         """Return one line."""
         spread = f" ± {self.error:.2g}" if self.error else ""
-        return f"{self.statement}, {self.family}, noise {self.noise}: {self.ratio:.4f}{spread} of the bound at T = {self.steps}"
+        bound = "bound" if self.form == FORMS[self.statement][0] else f"{self.form} bound"
+        return f"{self.statement}, {self.family}, noise {self.noise}: {self.ratio:.4f}{spread} of the {bound} at T = {self.steps}"
+
+
+@dataclass(frozen=True, eq=False)
+class Against(Additive):
+    r"""With probability ½ the gradient less ``√2 σ_i sign(∂_i f)``, else exact; for matrices less ``2σ`` times its polar factor.
+
+    Biased: the error has the second moment σ_i² (matrices: 4σ² in the Frobenius norm, as four entries of deviation σ), not the mean 0.
+    R2 and R3 allow that.  Where σ exceeds |∂_i f|, coordinate i stands still on average, and the error is the least that does it.
+
+    "Mean of B samples": one error, √B times smaller, for which R2 asks.
+    """
+
+    def _mean_noise(self, gradient: Tensor, event_ndim: int, batch: int, generator: torch.Generator) -> Tensor:
+        coins = gradient.shape if event_ndim == 1 else (*gradient.shape[:-2], 1, 1)
+        turned = (torch.rand(coins, generator=generator, dtype=torch.float64) < 0.5).to(gradient)
+        if event_ndim == 1:
+            return -math.sqrt(2 / batch) * turned * gradient.sign()
+        U, _, Vh = torch.linalg.svd(gradient, full_matrices=False)
+        return -math.sqrt(4 / batch) * turned * (U @ Vh)
 
 
 @dataclass(frozen=True)
@@ -154,12 +185,24 @@ class _Instances:
         if self.noise != "none":
             deviation = part["log deviation"].exp()
             deviation = deviation.unsqueeze(-1) if self.family == "trace" else deviation
-            oracle = Gaussian(deviation) if self.noise == "gaussian" else SparseSpikes(deviation, 1.0)
+            kinds = {"gaussian": Gaussian, "signs": partial(SparseSpikes, probability=1.0), "against": Against}
+            oracle = kinds[self.noise](deviation)
         return problem, rule, oracle, start
+
+    def measurable(self, problem: Problem, start: Tensor) -> Tensor:
+        """Return where the statement has a step size, and one that rounding leaves alone, shape ``(B,)``.
+
+        R1's and R3's η is made from Δ, and is none at a minimum; next to one of the wells' far minima it is lost in the digits of x.
+        """
+        if self.statement not in ("R1", "R3"):
+            return torch.ones(len(start), dtype=torch.bool)
+        L = problem.constants.box if problem.constants.spectral is None else problem.constants.spectral
+        size = start.abs().flatten(1).amax(1)
+        return problem.value(start) - problem.constants.optimum > (_LEAST * L * size.square()).clamp_min(_SMALLEST)
 
 
 def worst_case(
-    statement: str, family: str = "quadratic", *, noise: str = "none", steps: Sequence[int] = (1, 2, 4, 8),
+    statement: str, family: str = "quadratic", *, noise: str = "none", form: str | None = None, steps: Sequence[int] = (1, 2, 4, 8),
     scales: Sequence[float] = (1.0,), starts: int = 24, rounds: int = 40, seeds: int = 32, final_seeds: int = 4096,
     noise_share: float = 0.0, weights: Mapping[str, float] | None = None, seed: int = 0,
 ) -> WorstCase:
@@ -169,11 +212,13 @@ def worst_case(
     ----------
     statement : {"R1", "R2", "R3", "R5"}
         With the statement's own T, η (and β), see `deva_theory.rates.runner.measure`.  R1 and R2 take fixed factors Γ, part of the
-        instance; R3 and R5 take Γ ≡ 1.  R5's bound is the one with all constants known beforehand.
+        instance; R3 and R5 take Γ ≡ 1.
     family : {"quadratic", "wells", "trace"}
         Diagonal quadratics, separable cosine wells, matrix quadratics; the last for R3 only.
-    noise : {"none", "gaussian", "signs"}
-        "signs": every sample is off by exactly ±σ_i.  R2 and R5 need noise, R1 takes none.
+    noise : {"none", "gaussian", "signs", "against"}
+        "signs": every sample is off by exactly ±σ_i; "against": see `Against`.  R2 and R5 need noise, R1 takes none, R5 none with a bias.
+    form : str, optional
+        Of the bound, one of `FORMS`; R5's default is the one as stated, with all constants known beforehand.
     steps : sequence of int
         T, one search for each.
     scales : sequence of float
@@ -196,11 +241,12 @@ def worst_case(
     Raises
     ------
     ValueError
-        An unknown name, a family that the statement does not speak of, an empty budget.
+        An unknown name, a family or a form that the statement does not have, an empty budget.
     deva_theory.rates.statement.AssumptionError
         Noise that the statement excludes or needs; η ≤ 0; T < 1.
     """
-    _check(statement, family, noise, noise_share)
+    form = form or FORMS.get(statement, ("",))[0]
+    _check(statement, family, noise, form, noise_share)
     if not steps or min(starts, rounds, seeds) < 1 or final_seeds < 2:
         raise ValueError("give at least one T, start, round and seed, and two final seeds")
     instances = _Instances(statement, family, noise)
@@ -209,12 +255,16 @@ def worst_case(
     def ratios(points: Tensor, T: int, runs: int, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return left, its standard error, bound and noise term, each of shape (scales, B)."""
         problem, rule, oracle, start = instances.build(points)
+        good = instances.measurable(problem, start)
+        start = torch.where(good.reshape(-1, *(1,) * (start.ndim - 1)), start, 1.0)
         count = 1 if single else runs
         found = measure(
             problem, rule, statement=statement, steps=[T], seeds=count, oracle=oracle, scales=scales, seed=stream,
             start=start.expand(count, *start.shape),
         )
-        return _sides(found, weights)
+        left, error, bound, noisy = _sides(found, form, weights)
+        # Not a number: the search takes such a point for worse than all others.
+        return left.where(good, torch.nan), error, bound, noisy
 
     # R3's noise term is a mean over seeds: what the search takes for enough must be so for other seeds, too.
     demanded = noise_share * (1 + _SPARE)
@@ -236,41 +286,44 @@ def worst_case(
         found = search(problem, starts=starts, steps=rounds, seed=seed)
         evaluations += found.evaluations
         left, error, bound, noisy = (x[:, 0] for x in ratios(found.x.unsqueeze(0), T, final_seeds, seed + 1))
-        counted = torch.where(noisy / bound >= noise_share, left / bound, 0.0)
+        counted = torch.where((noisy / bound >= noise_share) & left.isfinite(), left / bound, 0.0)
         k = int(counted.argmax())
         if best is None or float(counted[k]) > best.ratio:
             parameters = {name: x[0].tolist() for name, x in instances.split(found.x.unsqueeze(0)).items()}
             best = WorstCase(
-                statement, family, noise, T, float(scales[k]), float(counted[k]), float(error[k] / bound[k]), float(left[k]),
+                statement, form, family, noise, T, float(scales[k]), float(counted[k]), float(error[k] / bound[k]), float(left[k]),
                 float(bound[k]), float(noisy[k] / bound[k]), parameters, 0, seed,
             )
     assert best is not None
     return WorstCase(**{**best.to_dict(), "evaluations": evaluations})
 
 
-def _sides(found: Measurement, weights: Mapping[str, float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sides(found: Measurement, form: str, weights: Mapping[str, float] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return means over seeds at the only T: left, its standard error, bound, noise term; R3's noise term is a mean of norms, not a σ."""
-    name = {"R3": "pathwise", "R5": "a_priori"}.get(found.statement, "measured")
     left = found.left[0]
     count = left.shape[1]
     error = left.std(1) / math.sqrt(count) if count > 1 else torch.zeros_like(left[:, 0])
-    noisy = found.bounds[name].terms.get("noise")
+    noisy = found.bounds[form].terms.get("noise")
     share = torch.zeros_like(left) if noisy is None else (weights or {}).get("noise", 1.0) * noisy[0].expand(left.shape)
-    return left.mean(1), error, found.right(name, weights)[0].mean(1), share.mean(1)
+    return left.mean(1), error, found.right(form, weights)[0].mean(1), share.mean(1)
 
 
-def _check(statement: str, family: str, noise: str, noise_share: float) -> None:
+def _check(statement: str, family: str, noise: str, form: str, noise_share: float) -> None:
     if statement not in STATEMENTS:
         raise ValueError(f"unknown statement {statement!r}: use one of {', '.join(STATEMENTS)}")
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}: use one of {', '.join(FAMILIES)}")
     if noise not in NOISES:
         raise ValueError(f"unknown noise {noise!r}: use one of {', '.join(NOISES)}")
+    if form not in FORMS[statement]:
+        raise ValueError(f"{statement} has no form {form!r} for expectations: use one of {', '.join(FORMS[statement])}")
     if (statement == "R3") != (family == "trace"):
         raise ValueError(f"{statement} does not speak of the family {family!r}: R3 is about matrices, R1, R2 and R5 are about vectors")
     if noise != "none" and statement == "R1":
         raise AssumptionError("R1 assumes exact gradients; use noise='none', or R2")
     if noise == "none" and statement in ("R2", "R5"):
         raise AssumptionError(f"{statement} assumes a stochastic gradient of known variance; use noise='gaussian', or R1")
+    if noise == "against" and statement == "R5":
+        raise AssumptionError("R5 assumes an unbiased stochastic gradient; use noise='gaussian' or 'signs'")
     if not 0 <= noise_share < 1 or (noise == "none" and noise_share > 0):
         raise ValueError(f"noise_share is {noise_share}; use a number in [0, 1), and 0 without noise")

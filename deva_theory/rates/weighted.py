@@ -115,7 +115,8 @@ def _quadratic(H: Tensor, coordinate: Tensor) -> tuple[Callable[[Tensor], Tensor
 
 def _largest(products: Tensor, table: Tensor) -> Tensor:
     """Return the largest entry of ``products @ table`` for rows of shape ``(*samples, *batch, p)`` and tables ``(*batch, p, corners)``."""
-    shape = products.shape[:-1]
+    shape = torch.broadcast_shapes(products.shape[:-1], table.shape[:-2])
+    products = products.expand(*shape, products.shape[-1])
     batch = (1,) * (len(shape) - table.ndim + 2) + tuple(table.shape[:-2])
     own = [k for k, size in enumerate(batch) if size > 1]
     # All that shares a table as the rows of one matrix: a product with a single row would be a walk over the table.
