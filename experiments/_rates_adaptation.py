@@ -59,11 +59,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families import DiagonalQuadratic
 from deva_theory.rates.catalogue import METHODS
 from deva_theory.rates.coverage import FixedFactors, UpdateRule
-from deva_theory.rates.loop import run_grid
-from deva_theory.rules import Diagnostics
 
 RULES = ("adagrad", "deva-linf")
 DELTA = 0.1
@@ -96,19 +93,16 @@ def least_envelope(L: Tensor, x: Tensor, gamma: Tensor, steps: int, share: float
     crossing, order = (x / (gamma * steps)).sort(-1)
     L, x, gamma = (values.gather(-1, order) for values in (L, x, gamma))
 
-    def crossed(terms: Tensor) -> Tensor:
-        """Sums over the first k coordinates, k = 0 … d."""
-        return torch.cat((torch.zeros_like(terms[..., :1]), terms.cumsum(-1)), -1)
+    def others(terms: Tensor) -> Tensor:
+        """Sums over all but the first k coordinates, k = 1 … d, without cancellation."""
+        return torch.cat((terms.flip(-1).cumsum(-1).flip(-1)[..., 1:], torch.zeros_like(terms[..., :1])), -1)
 
-    # Sums over the other coordinates from their own end, without cancellation.
-    def waiting(terms: Tensor) -> Tensor:
-        return crossed(terms.flip(-1)).flip(-1)
-
-    a, c = crossed(L * x**2 / (2 * gamma * steps)), waiting(L * x)
-    b = 0.5 * share * crossed(L * gamma)[..., -1:] - 0.5 * steps * waiting(L * gamma)
-    low, high = crossed(crossing.diff(dim=-1, prepend=crossing[..., :1] * 0)), torch.cat((crossing, crossing[..., :1] * 0 + torch.inf), -1)
-    low = torch.cat((crossing[..., :1], crossing), -1)  # η below the first of them is never better
-    eta = torch.where(b > 0, (a / b.clamp_min(torch.finfo(b.dtype).tiny)).sqrt(), high).clamp(low, torch.maximum(low, high))
+    # The first k have crossed.  As long as none has, larger η are better: k = 0 needs no look.
+    a, c = (L * x**2 / (2 * gamma * steps)).cumsum(-1), others(L * x)
+    b = 0.5 * share * (L * gamma).sum(-1, keepdim=True) - 0.5 * steps * others(L * gamma)
+    until = torch.cat((crossing[..., 1:], torch.full_like(crossing[..., :1], torch.inf)), -1)
+    eta = torch.where(b > 0, (a / b.where(b > 0, 1.0)).sqrt(), until)
+    eta = torch.minimum(torch.maximum(eta, crossing), until)
     return (a / eta + b * eta + c).amin(-1)
 
 
@@ -135,6 +129,31 @@ def adagrad_floor(L: Tensor, r: Tensor) -> Tensor:
     """Return ``Σ_{2c ≤ r_i} L_i (r_i - (4/3)c)``, c² = ΣL_ir_i²/ΣL_i: below AdaGrad's average at η = c/√T for every T."""
     c = ((L * r**2).sum(-1, keepdim=True) / L.sum(-1, keepdim=True)).sqrt()
     return torch.where(2 * c <= r, L * (r - 4 / 3 * c), 0.0).sum(-1)
+
+
+@dataclass(frozen=True)
+class Slower:
+    """An instance on which a rule, at its own best η, has the larger average ‖∇f‖_1; measured.
+
+    Attributes
+    ----------
+    method : str
+        Of `RULES`.
+    steps : int
+        T.
+    L, r : tuple of float
+    """
+
+    method: str
+    steps: int
+    L: tuple[float, ...]
+    r: tuple[float, ...]
+
+
+SLOWER = (
+    Slower("deva-linf", 512, (2.276, 5.586), (10.79, 0.1828)),
+    Slower("deva-linf", 512, (1.439, 4.071), (4.031, 0.08437)),
+)
 
 
 # ---- instances -----------------------------------------------------------------------------------
@@ -170,23 +189,6 @@ def random_starts(r: Tensor, count: int, seed: int, delta: float = DELTA) -> Ten
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-class _Averages:
-    """Sums of ‖∇f‖_1 and of S7's ρ along runs; a `deva_theory.rates.loop.Recorder` for diagonal quadratics."""
-
-    def __init__(self, L: Tensor, shape: tuple[int, ...]) -> None:
-        self.L, self.plain, self.rho = L, torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-
-    def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
-        """Add one step."""
-        gamma, size = details.variance_adaptation, gradient.abs()
-        plain, weighted = size.sum(-1), (gamma * size).sum(-1)
-        kappa = weighted / plain
-        rho = (self.L * gamma**2).sum(-1) / self.L.sum(-1) / kappa / kappa
-        self.plain += plain
-        # At a minimum ρ has no value.
-        self.rho += torch.where((plain > 0) & (weighted > 0), rho, 1.0)
-
-
 def averages(L: Tensor, starts: Tensor, rule: UpdateRule, eta: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Run a rule with exact gradients and constant η.
 
@@ -204,12 +206,20 @@ def averages(L: Tensor, starts: Tensor, rule: UpdateRule, eta: Tensor, steps: in
     (Tensor, Tensor), shapes ``(scales, *batch)``
         The averages over the run and over the starts of ‖∇f‖_1 and of ρ.
     """
-    record = _Averages(L, (1, len(eta), *starts.shape[:-1]))
-    run_grid(
-        DiagonalQuadratic(L), rule, starts, record, horizons=[steps], eta=eta[None, :, None], oracle=None, batches=None, beta=None,
-        generator=torch.Generator(),
-    )  # fmt: skip
-    return record.plain[0].mean(1) / steps, record.rho[0].mean(1) / steps
+    x = starts.expand(len(eta), *starts.shape).clone()
+    plain, rho = torch.zeros(x.shape[:-1], dtype=torch.float64), torch.zeros(x.shape[:-1], dtype=torch.float64)
+    state, step = rule.init(x), eta[:, None, ..., None]
+    for _ in range(steps):
+        gradient = L * x
+        direction, state, details = rule.update(gradient, state, diagnostics=True, check_finite=False)
+        gamma, size = details.variance_adaptation, gradient.abs()
+        norm, weighted = size.sum(-1), (gamma * size).sum(-1)
+        plain += norm
+        # Relative to their mean: squares of tiny factors are no float64 numbers.  At a minimum ρ has no value.
+        along = (L * (gamma * (norm / weighted).unsqueeze(-1)) ** 2).sum(-1) / L.sum(-1)
+        rho += torch.where((norm > 0) & (weighted > 0), along, 1.0)
+        x = x - step * direction
+    return plain.mean(1) / steps, rho.mean(1) / steps
 
 
 def sign_descent_average(L: Tensor, starts: Tensor, gamma: Tensor, eta: Tensor, steps: int) -> Tensor:
@@ -225,25 +235,134 @@ def sign_descent_average(L: Tensor, starts: Tensor, gamma: Tensor, eta: Tensor, 
 
 
 def own_step(L: Tensor, r: Tensor, gamma: Tensor, steps: int) -> Tensor:
-    """Return the η that is best for C(Γ)/√T, ``√(Σ L_i r_i²/γ_i / (Σ L_i γ_i T))``; for Γ ≡ 1 that is R1's √(2Δ/(L_∞T))."""
+    """Return the η that is best for C(Γ)/√T, ``√(Σ L_i r_i²/γ_i / (Σ L_i γ_i T))``; for Γ ≡ 1 that is R1's √(2Δ/(L_∞T)) at r."""
     return ((L * r**2 / gamma).sum(-1) / ((L * gamma).sum(-1) * steps)).sqrt()
 
 
-def best_of_rule(L: Tensor, r: Tensor, rule: UpdateRule, steps: int, scales: Sequence[float], *, gamma: Tensor | None = None,
-                 seed: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the least average ‖∇f‖_1 over `scales` times `own_step` (of Γ, by default 1), and ρ along that run; shapes ``(*batch)``."""
-    starts = random_starts(r, STARTS, seed)
-    eta = own_step(L, r, torch.ones_like(r) if gamma is None else gamma, steps) * _leading(scales, r)
-    plain, rho = averages(L, starts, rule, eta, steps)
+def _grid(L: Tensor, r: Tensor, gamma: Tensor, steps: int, scales: Sequence[float]) -> Tensor:
+    """Return η, shape ``(scales, *batch)``."""
+    factors = torch.as_tensor(list(scales), dtype=torch.float64)
+    return own_step(L, r, gamma, steps) * factors.reshape(-1, *(1,) * (r.ndim - 1))
+
+
+def best_of_rule(
+    L: Tensor, r: Tensor, rule: UpdateRule, steps: int, scales: Sequence[float], *, gamma: Tensor | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the least of `averages` over `scales` times `own_step` (of Γ, by default 1), and ρ along those runs; shapes ``(*batch)``."""
+    eta = _grid(L, r, torch.ones_like(r) if gamma is None else gamma, steps, scales)
+    plain, rho = averages(L, random_starts(r, STARTS, seed), rule, eta, steps)
     least, where = plain.min(0)
     return least, rho.gather(0, where.unsqueeze(0))[0]
 
 
 def best_of_factors(L: Tensor, r: Tensor, gamma: Tensor, steps: int, scales: Sequence[float], *, seed: int = 0) -> Tensor:
     """Return the same for fixed Γ, in closed form."""
-    starts, eta = random_starts(r, STARTS, seed), own_step(L, r, gamma, steps) * _leading(scales, r)
-    return sign_descent_average(L, starts, gamma, eta, steps).amin(0)
+    return sign_descent_average(L, random_starts(r, STARTS, seed), gamma, _grid(L, r, gamma, steps, scales), steps).amin(0)
 
 
-def _leading(scales: Sequence[float], r: Tensor) -> Tensor:
-    return torch.as_tensor(list(scales), dtype=torch.float64).reshape(-1, *(1,) * (r.ndim - 1))
+# ---- the table -----------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+COLUMNS = (
+    "method", "step_size", "dimension", "instance", "steps", "contrast", "exponent", "rho", "rho_start", "ratio", "proved_low", "proved_high",
+)  # fmt: skip
+
+
+def adaptation_rows(
+    contrasts: Sequence[float], exponents: Sequence[float], steps: int, scales: Sequence[float], *, instances: int = 150,
+    slower: Sequence[Slower] | None = None,
+) -> dict[str, np.ndarray | list[str]]:
+    """Return the least average ‖∇f‖_1 of adaptations over that of Γ ≡ 1, with what ρ predicts and what is proved.
+
+    Parameters
+    ----------
+    contrasts, exponents : sequence of float
+        Λ and s of the family.
+    steps : int
+        T ≥ 2.
+    scales : sequence of float
+        Multiples of `own_step` among which each method has its best.
+    instances : int
+        Random ones for each of `DIMENSIONS`.
+    slower : sequence of Slower, optional
+        Instances on which a rule is slower, by default `SLOWER`.
+
+    Returns
+    -------
+    dict
+        Columns ``method`` ("power": Γ ∝ r^s on the family; "random": fixed Γ on random instances; "adagrad", "deva-linf": rules, on the
+        family where ``contrast`` has Λ, else on `slower`), ``step_size`` ("best", or "R1": at SignSGD's own η), ``dimension``,
+        ``instance`` (a number within method), ``steps`` (T), ``contrast``, ``exponent`` (NaN where there is none), ``rho`` (fixed
+        Γ: at r; rules: the average over the run), ``rho_start`` (of the first step, for rules 1), ``ratio`` (measured, over SignSGD),
+        ``proved_low``, ``proved_high`` (of the ratio; NaN where nothing is proved).
+    """
+    made = [
+        *_power_rows(contrasts, exponents, steps, scales), *_random_rows(instances, steps, scales), *_rule_rows(contrasts, steps, scales),
+        *_slower_rows(SLOWER if slower is None else slower, scales),
+    ]  # fmt: skip
+    floats = {name: np.asarray([float(row[name]) for row in made]) for name in COLUMNS[5:]}
+    whole = {name: np.asarray([int(row[name]) for row in made]) for name in COLUMNS[2:5]}
+    return {name: [str(row[name]) for row in made] for name in COLUMNS[:2]} | whole | floats
+
+
+def _row(method: str, dimension: int, instance: int, steps: int, rho: Any, ratio: Any, **known: Any) -> Row:
+    none = {"step_size": "best", "contrast": np.nan, "exponent": np.nan, "rho_start": 1.0, "proved_low": np.nan, "proved_high": np.nan}
+    return {
+        **none, "method": method, "dimension": dimension, "instance": instance, "steps": steps, "rho": rho, "ratio": ratio, **known,
+    }  # fmt: skip
+
+
+def _proved(L: Tensor, r: Tensor, gamma: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the bounds on A_T(Γ)/A_T(1)."""
+    (low, high), (plain_low, plain_high) = bracket(L, r, gamma, steps), bracket(L, r, torch.ones_like(gamma), steps)
+    return low / plain_high, high / plain_low
+
+
+def _power_rows(contrasts: Sequence[float], exponents: Sequence[float], steps: int, scales: Sequence[float]) -> Iterable[Row]:
+    L, r, gamma = family(contrasts, exponents)
+    adapted, _ = best_of_rule(L, r, FixedFactors(gamma, "powers of the distance"), steps, scales, gamma=gamma)
+    plain, _ = best_of_rule(L[:, :1], r[:, :1], METHODS["signsgd"].rule(1), steps, scales)
+    low, high = _proved(L, r, gamma, steps)
+    rho = smoothness_ratio(L, r, gamma)
+    for i, Lambda in enumerate(contrasts):
+        for j, s in enumerate(exponents):
+            yield _row(
+                "power", 2, i * len(exponents) + j, steps, rho[i, j], adapted[i, j] / plain[i, 0], contrast=Lambda, exponent=s,
+                rho_start=rho[i, j], proved_low=low[i, j], proved_high=high[i, j],
+            )  # fmt: skip
+
+
+def _random_rows(count: int, steps: int, scales: Sequence[float]) -> Iterable[Row]:
+    for dimension in DIMENSIONS:
+        L, r, gamma = random_instances(count, dimension, dimension)
+        ratio = best_of_factors(L, r, gamma, steps, scales) / best_of_factors(L, r, torch.ones_like(gamma), steps, scales)
+        (low, high), rho = _proved(L, r, gamma, steps), smoothness_ratio(L, r, gamma)
+        for i in range(count):
+            yield _row(
+                "random", dimension, i, steps, rho[i], ratio[i], rho_start=rho[i], proved_low=low[i], proved_high=high[i],
+            )  # fmt: skip
+
+
+def _rule_rows(contrasts: Sequence[float], steps: int, scales: Sequence[float]) -> Iterable[Row]:
+    """Yield the rules on the family: at their best η, where AdaGrad has a bound, and AdaGrad at SignSGD's own η, where it has a floor."""
+    L, r, ones = (values[:, 0] for values in family(contrasts, [0.0]))
+    plain, _ = best_of_rule(L, r, METHODS["signsgd"].rule(1), steps, scales)
+    least, _ = bracket(L, r, ones, steps)
+    for name in RULES:
+        average, along = best_of_rule(L, r, METHODS[name].rule(1), steps, scales)
+        above = adagrad_bound(L, r, steps) / least if name == "adagrad" else torch.full_like(least, torch.nan)
+        for i, Lambda in enumerate(contrasts):
+            yield _row(name, 2, i, steps, along[i], average[i] / plain[i], contrast=Lambda, proved_high=above[i])
+    (same, along), (plain, _) = (best_of_rule(L, r, METHODS[name].rule(1), steps, [1.0]) for name in ("adagrad", "signsgd"))
+    most = (1 + DELTA / 2 + DELTA**2 / 6) * constant(L, r, ones) / steps**0.5
+    floor = adagrad_floor(L, r) / most
+    for i, Lambda in enumerate(contrasts):
+        yield _row("adagrad", 2, i, steps, along[i], same[i] / plain[i], step_size="R1", contrast=Lambda, proved_low=floor[i])
+
+
+def _slower_rows(slower: Sequence[Slower], scales: Sequence[float]) -> Iterable[Row]:
+    for i, found in enumerate(slower):
+        L, r = torch.tensor([found.L], dtype=torch.float64), torch.tensor([found.r], dtype=torch.float64)
+        average, along = best_of_rule(L, r, METHODS[found.method].rule(1), found.steps, scales)
+        plain, _ = best_of_rule(L, r, METHODS["signsgd"].rule(1), found.steps, scales)
+        yield _row(found.method, len(found.L), i, found.steps, along[0], average[0] / plain[0])

@@ -12,11 +12,13 @@ import torch
 import torch.distributed
 
 from deva_theory.cli.errors import BadInput, Exit
+from deva_theory.cli.outputs import check_outputs
 from deva_theory.cli.pipeline import set_threads
 from deva_theory.cli.probe_gamma import prepare, tensors_of_gamma
-from deva_theory.cli.probe_models import DTYPES, place, subject, users_own
-from deva_theory.cli.probe_options import FIGURES, RULES
+from deva_theory.cli.probe_models import DTYPES, subject, users_own
+from deva_theory.cli.probe_options import RULES
 from deva_theory.cli.probe_subject import Subject
+from deva_theory.cli.user_code import place
 from deva_theory.report.style import figure_style
 from deva_theory.runtime import Progress
 from deva_theory.smoothness.compare_results import compare
@@ -115,16 +117,7 @@ def _tolerance(options: argparse.Namespace) -> float | dict[str, float] | None:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """What would fail after the long run fails before it."""
-    for option in ("json", "csv", "figure", "resume"):
-        path: Path | None = getattr(options, option)
-        if path is None:
-            continue
-        if path.is_dir():
-            raise BadInput(f"--{option} {path} is a folder: name a file")
-        if not path.parent.is_dir():
-            raise BadInput(f"--{option} {path}: its folder does not exist")
-    if options.figure is not None and options.figure.suffix.lower() not in FIGURES:
-        raise BadInput(f"--figure {options.figure}: end the name in {', '.join(FIGURES)}")
+    check_outputs(options, ("json", "csv", "figure", "resume"))
     if options.dry_run and (options.json or options.csv or options.figure):
         raise BadInput("--dry-run computes no result that could be written: drop --json, --csv and --figure")
 

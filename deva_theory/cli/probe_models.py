@@ -2,11 +2,8 @@
 
 import argparse
 import difflib
-import sys
 import traceback
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -14,9 +11,10 @@ from torch import nn
 from deva_theory.cli.errors import BadInput
 from deva_theory.cli.probe_options import ZOO
 from deva_theory.cli.probe_subject import Subject
+from deva_theory.cli.user_code import called, imported
 from deva_theory.problems import zoo
 
-__all__ = ["DTYPES", "imported", "place", "subject", "users_own"]
+__all__ = ["DTYPES", "subject", "users_own"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -44,7 +42,7 @@ def subject(options: argparse.Namespace, device: torch.device) -> Subject:
         found.loss = loss() if isinstance(loss, type) and issubclass(loss, nn.Module) else loss
     if options.data is not None:
         data = imported(options.data, "--data")
-        found.batches = _called(data, options.data) if callable(data) and not isinstance(data, Mapping) else data
+        found.batches = called(data, options.data) if callable(data) and not isinstance(data, Mapping) else data
     if found.batches is None:
         raise BadInput(f"{options.model} brings no data: name an iterable of batches, or a function that returns one, with --data")
     found.model.to(device=device, dtype=DTYPES.get(options.dtype))
@@ -91,58 +89,13 @@ def _factory(options: argparse.Namespace) -> Subject:
     found = imported(options.model, "MODEL")
     # The same weights in every run and every process.
     torch.manual_seed(options.seed)
-    made = found if isinstance(found, nn.Module) else _called(found, options.model) if callable(found) else found
+    made = found if isinstance(found, nn.Module) else called(found, options.model) if callable(found) else found
     parts = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
         got = f"a tuple of {len(made)}" if isinstance(made, tuple) else f"a {type(made).__name__}"
         raise BadInput(f"{options.model} gives {got}; return a torch.nn.Module, (model, loss) or (model, loss, batches)")
     model, loss, batches = (*parts, None, None)[:3]
     return Subject(model, loss, batches)
-
-
-def imported(name: str, option: str) -> Any:
-    """Return the object ``pkg.mod:name``, importing with the working folder in front.
-
-    Raises
-    ------
-    BadInput
-        No such module or name, or the module's own code failed.
-    """
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise BadInput(f"{option} is {name!r}; write it as PKG.MOD:NAME")
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found: Any = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module + ".").startswith(error.name + "."):
-            raise BadInput(f"no module {error.name!r} here or among the installed ones: run in the folder that holds it") from error
-        raise BadInput(f"{module} imports {error.name}, which is not installed") from error
-    except Exception as error:
-        raise BadInput(f"{module} cannot be imported: {place(error)}") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=1)
-            raise BadInput(f"{module} has no {part!r}" + (f"; did you mean {near[0]}?" if near else ""))
-        found = getattr(found, part)
-    return found
-
-
-def _called(function: Callable[[], Any], name: str) -> Any:
-    try:
-        return function()
-    except Exception as error:
-        raise BadInput(f"{name} failed: {place(error)}") from error
-
-
-def place(error: Exception) -> str:
-    """Return the error in one line, with the file and line of the innermost frame of the user's own code."""
-    places = [(f.filename.replace("\\", "/"), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    places = [(name, line) for name, line in places if not any(part in name for part in ("site-packages/", "<frozen", "/deva_theory/"))]
-    where = f" ({places[-1][0].rpartition('/')[2]}, line {places[-1][1]})" if places else ""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 
 def users_own(error: Exception) -> bool:

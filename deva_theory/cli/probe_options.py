@@ -12,7 +12,6 @@ NORMS = ("l2", "linf", "spectral", "l11")
 RULES = {"deva-linf": "gamma-linf", "deva-spectral": "gamma-spectral"}
 """Rules that give Γ, and the norm of the set in which each moves."""
 TASKS = ("causal-lm", "masked-lm", "seq2seq-lm", "sequence-classification", "token-classification")
-FIGURES = (".pdf", ".png", ".svg")
 
 
 def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deva_theory.rates.statement import Bound, Numbers, inputs, total
+from deva_theory.rates.statement import Bound, Numbers, about, finite, inputs, total
 
 
 def conversion(bound: Bound, gamma_min: Numbers) -> Bound:
@@ -33,12 +33,17 @@ def conversion(bound: Bound, gamma_min: Numbers) -> Bound:
     bound : Bound
         Of a left side avg E‖∇f‖_{1,Γ}: R1, R2, R5.
     gamma_min : number or array
-        The lower bound, for all i and t.
+        The lower bound, for all i and t; 1 for Γ ≡ 1.
 
     Returns
     -------
     Bound
         With the terms of `bound`, each over γ_min.
+
+    Raises
+    ------
+    AssumptionError
+        γ_min is not positive, or the bound has another left side.
 
     Notes
     -----
@@ -65,17 +70,23 @@ def aligned_conversion(bound: Bound, alignment: Numbers) -> Bound:
     Bound
         With the terms of `bound`, each over κ.
 
+    Raises
+    ------
+    AssumptionError
+        κ is not positive, or the bound has another left side.
+
     Notes
     -----
-    SPEC R4, S7.  Proof: the assumption, averaged.  ∎  κ = γ_min always serves, and γ_min ≤ κ ≤ γ_max, since κ is a weighted mean.
+    SPEC R4, S7.  Proof: the assumption, averaged.  ∎  κ = γ_min always serves.  The largest κ that the assumption admits is the least of
+    the ratios, each a mean of the factors weighted by |∂_i f|; so it is between γ_min and γ_max.
     """
     (alignment,) = inputs("R4 with alignment", alignment=alignment)
     return _divided(bound, alignment, "κ", "‖∇f(x_t)‖_{1,Γ_t} ≥ κ‖∇f(x_t)‖_1 in every step, κ > 0")
 
 
 def _divided(bound: Bound, divisor: Tensor, symbol: str, assumption: str) -> Bound:
-    terms = {name: x / divisor for name, x in bound.terms.items()}
-    return total(f"R4: avg E‖∇f‖_1 ≤ (the following)/{symbol}; {bound.statement}", (*bound.assumptions, assumption), **terms)
+    terms = {name: x / divisor for name, x in about("R4", bound, "l1_weighted").terms.items()}
+    return total(f"R4: avg E‖∇f‖_1 ≤ (the following)/{symbol}; {bound.statement}", (*bound.assumptions, assumption), "l1", **terms)
 
 
 def clipped_smoothness(L_gamma: Numbers, L_inf: Numbers, gamma_min: Numbers, gamma_max: Numbers) -> Tensor:
@@ -98,7 +109,9 @@ def clipped_smoothness(L_gamma: Numbers, L_inf: Numbers, gamma_min: Numbers, gam
     L_{Γ'} = (1 + a)² against 1 + 4a².
     """
     L_gamma, L_inf, gamma_min, gamma_max = inputs("R4, clipping", L_gamma=L_gamma, L_inf=L_inf, gamma_min=gamma_min, gamma_max=gamma_max)
-    return torch.minimum((L_gamma.sqrt() + gamma_min * L_inf.sqrt()).square(), torch.maximum(gamma_min, gamma_max).square() * L_inf)
+    root = L_inf.sqrt()
+    largest = torch.maximum(gamma_min, gamma_max)
+    return finite("R4, clipping", torch.minimum((L_gamma.sqrt() + gamma_min * root).square(), (largest * root).square()))
 
 
 def clipped_rms(gamma_rms: Numbers, gamma_min: Numbers) -> Tensor:
@@ -119,4 +132,4 @@ def clipped_rms(gamma_rms: Numbers, gamma_min: Numbers) -> Tensor:
     that the noise term needs.  The root of the average over t of E γ_t² may be put in, by concavity of the root.
     """
     gamma_rms, gamma_min = inputs("R4, clipping", gamma_rms=gamma_rms, gamma_min=gamma_min)
-    return torch.hypot(gamma_rms, gamma_min)
+    return finite("R4, clipping", torch.hypot(gamma_rms, gamma_min))

@@ -8,7 +8,7 @@ origin of the method and of the kind of statement.  To compare methods on one in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +16,23 @@ from torch import Tensor
 
 from deva_theory.rates.matrix_bounds import DESCENT as MATRIX_DESCENT
 from deva_theory.rates.matrix_bounds import SECOND_MOMENT, nuclear_noise, singular_weighted
+from deva_theory.rates.momentum_bounds import ASSUMPTIONS as MOMENTUM
 from deva_theory.rates.momentum_bounds import momentum_schedule
-from deva_theory.rates.statement import AssumptionError, Bound, Numbers, inputs, total
-from deva_theory.rates.vector_bounds import BELOW, DESCENT, VARIANCE, deterministic_best, stochastic_paper_setting
+from deva_theory.rates.statement import AssumptionError, Bound, Numbers, about, balanced_terms, descent_terms, inputs, summed, total
+from deva_theory.rates.vector_bounds import (
+    BELOW,
+    DESCENT,
+    EXACT,
+    FREE,
+    VARIANCE,
+    deterministic_best,
+    stochastic,
+    stochastic_paper_setting,
+)
 
 COORDINATES = "f(y) ≤ f(x) + <∇f(x), y-x> + ½ Σ L_i (y_i-x_i)²"
 EUCLIDEAN = "f(y) ≤ f(x) + <∇f(x), y-x> + ½L‖y-x‖_2²"
+EUCLIDEAN_MOMENT = "E‖ĝ - ∇f‖_2² ≤ σ²/B given the past (B i.i.d. unbiased samples with E‖g - ∇f‖_2² ≤ σ² each)"
 UNBIASED = "E ĝ = ∇f and E‖ĝ - ∇f‖_2² ≤ σ²/B given the past"
 
 
@@ -44,18 +55,18 @@ def signsgd(gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers) -> Bound:
 
     Notes
     -----
-    The method and the setting of Bernstein, Wang, Azizzadenesheli and Anandkumar (2018), Theorem 1; the constant is proved here.
-    Proof: R2 with Γ ≡ 1 (`stochastic`), where L_Γ = sup_{|u_i| ≤ 1} Σ L_i u_i² = ‖L‖_1, E γ² = 1, B = T; the step size makes Δ/(ηT) =
+    The method and the setting of Bernstein, Wang, Azizzadenesheli and Anandkumar (2018), Theorem 1, who assume smoothness from above and
+    from below, and unbiased samples; from above is enough here, and samples without bias are what makes the noise fall as 1/√B.  The
+    constant is proved here.  Proof: R2 with Γ ≡ 1 (`stochastic`), where L_Γ = sup_{|u_i| ≤ 1} Σ L_i u_i² = ‖L‖_1, E γ² = 1, B = T; the step size makes Δ/(ηT) =
     Δ√(‖L‖_1/T) and η‖L‖_1/2 = ½√(‖L‖_1/T).  ∎  In samples, N = T², the rate is N^{-1/4}.
 
     This η is not dimensionally consistent (the sum Δ + ½ depends on the unit of f), that of `stochastic_best` is.
     """
     gap, steps, L, sigma = inputs("SignSGD", gap=gap, steps=steps, curvature=L, sigma=sigma)
-    root = (L / steps).sqrt()
-    return total(
-        "SignSGD, B = T, η = 1/√(‖L‖_1T): avg E‖∇f‖_1 ≤ (1/√T)[√‖L‖_1 (Δ + ½) + 2‖σ‖_1]",
-        (BELOW, COORDINATES, VARIANCE, "B = T, η = 1/√(‖L‖_1T)"),
-        initial=root * gap, smoothness=root / 2, noise=2 * sigma / steps.sqrt(),
+    return replace(
+        stochastic(gap, steps, 1 / (L.sqrt() * steps.sqrt()), L, sigma, batch=steps), left="l1",
+        statement="SignSGD, B = T, η = 1/√(‖L‖_1T): avg E‖∇f‖_1 ≤ (1/√T)[√‖L‖_1 (Δ + ½) + 2‖σ‖_1]",
+        assumptions=(BELOW, COORDINATES, VARIANCE, "B = T, η = 1/√(‖L‖_1T)"),
     )
 
 
@@ -69,9 +80,9 @@ def muon(gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers, rank: Numbers
     sigma : number or array
         The root of a bound on E‖G - ∇f‖_F² for one sample.
     rank : number or array
-        r, a bound on the rank of the noise; min(m, n) always is one.
+        r, a bound on the rank of Ĝ - ∇f, the error of the mean (see `nuclear_noise`); min(m, n) always is one.
     batch : number or array
-        B.
+        B, i.i.d. unbiased samples.
 
     Returns
     -------
@@ -80,15 +91,14 @@ def muon(gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers, rank: Numbers
 
     Notes
     -----
-    The method is Carlson et al. (2015) without noise and Jordan et al. (2024) with momentum; the constant is proved here.  Proof: R3
-    with Γ ≡ 1 (`spectral`), noise bounded as in `nuclear_noise`; the best η as in `deterministic_best`.  ∎
+    Direction as in Carlson et al. (2015), whose step has a length proportional to ‖Ĝ‖_*; Jordan et al. (2024) with momentum.  The constant
+    is proved here.  Proof: R3 with Γ ≡ 1 (`spectral`), noise bounded as in `nuclear_noise`; the best η as in `deterministic_best`.  ∎
     """
     gap, steps, L = inputs("Muon", distance=gap, steps=steps, curvature=L)
-    half = (gap / 2).sqrt() * L.sqrt() / steps.sqrt()
     return total(
         "Muon, best η: avg E‖∇f‖_* ≤ √(2ΔL_S/T) + 2σ√(r/B)",
-        (BELOW, MATRIX_DESCENT, SECOND_MOMENT, "D = msign(Ĝ), exact", "η = √(2Δ/(L_ST))"),
-        initial=half, smoothness=half, noise=2 * nuclear_noise(sigma, rank, batch=batch),
+        (BELOW, MATRIX_DESCENT, SECOND_MOMENT, "D = msign(Ĝ), exact", "η = √(2Δ/(L_ST))"), "nuclear",
+        **balanced_terms(gap, steps, L), noise=2 * nuclear_noise(sigma, rank, batch=batch),
     )
 
 
@@ -121,7 +131,7 @@ def adagrad_measured(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, gro
     gap, steps, eta = inputs("AdaGrad", gap=gap, steps=steps, eta=eta)
     L, growth = _by_coordinate(inputs("AdaGrad", L=L, growth=growth))
     return _summed_over_coordinates(
-        "AdaGrad, measured: avg ‖∇f‖_1 ≤ (1/√T)[Δ/η + (η/2) Σ L_i(1 + ln(S_T/S_1))]", gap / (eta * steps.sqrt()),
+        "AdaGrad, measured: avg ‖∇f‖_1 ≤ (1/√T)[Δ/η + (η/2) Σ L_i(1 + ln(S_T/S_1))]", gap / eta / steps.sqrt(),
         eta / (2 * steps.sqrt()), L * (1 + growth),
     )
 
@@ -154,7 +164,7 @@ def adagrad(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, first: Numbe
     gap, steps, eta = inputs("AdaGrad", gap=gap, steps=steps, eta=eta)
     L, first = _by_coordinate(inputs("AdaGrad", curvature=L, first_nonzero=first))
     return _summed_over_coordinates(
-        "AdaGrad: avg ‖∇f‖_1 ≤ (1/√T)[2Δ/η + η Σ L_i(2 ln(2ηL_i/|g_{1,i}|) - 1)]", 2 * gap / (eta * steps.sqrt()), eta / steps.sqrt(),
+        "AdaGrad: avg ‖∇f‖_1 ≤ (1/√T)[2Δ/η + η Σ L_i(2 ln(2ηL_i/|g_{1,i}|) - 1)]", 2 * (gap / eta / steps.sqrt()), eta / steps.sqrt(),
         L * (2 * (2 * eta.unsqueeze(-1) * L / first).log() - 1),
     )
 
@@ -166,7 +176,7 @@ def _by_coordinate(values: list[Tensor]) -> list[Tensor]:
 
 def _summed_over_coordinates(statement: str, initial: Tensor, factor: Tensor, each: Tensor) -> Bound:
     assumptions = (BELOW, COORDINATES, "exact gradients, x⁺ = x - ηg/√S, S with the current gradient, no ε")
-    return total(statement, assumptions, initial=initial, smoothness=factor * each.sum(-1))
+    return total(statement, assumptions, "l1", initial=initial, smoothness=factor * summed(statement, each))
 
 
 def normalised_sgd(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma: Numbers = 0.0, *, batch: Numbers = 1) -> Bound:
@@ -179,7 +189,7 @@ def normalised_sgd(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma
     L : number or array
         λ_max, the Euclidean smoothness constant.
     sigma, batch : number or array
-        σ with E‖ĝ - ∇f‖_2² ≤ σ²/B, and B.
+        σ with E‖ĝ - ∇f‖_2² ≤ σ²/B, and B, i.i.d. unbiased samples; for any other ĝ B = 1.
 
     Returns
     -------
@@ -193,8 +203,8 @@ def normalised_sgd(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma
     """
     gap, steps, eta, L, sigma, batch = inputs("normalised SGD", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, batch=batch)
     return total(
-        "normalised SGD: avg E‖∇f‖_2 ≤ Δ/(ηT) + ηL/2 + 2σ/√B", (BELOW, EUCLIDEAN, "E‖ĝ - ∇f‖_2² ≤ σ²/B"),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=2 * sigma / batch.sqrt(),
+        "normalised SGD: avg E‖∇f‖_2 ≤ Δ/(ηT) + ηL/2 + 2σ/√B", (BELOW, EUCLIDEAN, EUCLIDEAN_MOMENT), "l2",
+        **descent_terms(gap, steps, eta, L), noise=2 * (sigma / batch.sqrt()),
     )
 
 
@@ -221,13 +231,15 @@ def sgd(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, sigma: Numbers =
     gap, steps, eta, L, sigma, batch = inputs("SGD", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, batch=batch)
     if not bool((eta * L < 2).all()):
         raise AssumptionError(f"SGD assumes a step size η < 2/L; the largest ηL is {(eta * L).max().item():g}")
-    room = 1 - eta * L / 2
-    initial, noise = gap / (eta * steps * room), eta * L * sigma.square() / (2 * batch * room)
+    # The roots of both summands, since σ² and Δ/η may leave the range of float64 where the value does not.
+    room = (1 - eta * L / 2).sqrt()
+    initial, noise = gap.sqrt() / eta.sqrt() / steps.sqrt() / room, sigma * (eta.sqrt() * L.sqrt() / (2 * batch).sqrt() / room)
+    value = torch.hypot(initial, noise)
     # Where both are 0 the value is 0 too.
-    value = (initial + noise).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    divisor = torch.where(value > 0, value, 1.0)
     return total(
-        "SGD: √(avg E‖∇f‖_2²) ≤ √([Δ/(ηT) + ηLσ²/(2B)]/(1-ηL/2))", (BELOW, EUCLIDEAN, UNBIASED, "0 < η < 2/L"),
-        initial=initial / value, noise=noise / value,
+        "SGD: √(avg E‖∇f‖_2²) ≤ √([Δ/(ηT) + ηLσ²/(2B)]/(1-ηL/2))", (BELOW, EUCLIDEAN, UNBIASED, "0 < η < 2/L"), "l2",
+        initial=initial * (initial / divisor), noise=noise * (noise / divisor),
     )
 
 
@@ -241,13 +253,18 @@ def l1_from_l2(bound: Bound, dimension: Numbers) -> Bound:
     dimension : number or array
         d.
 
+    Raises
+    ------
+    AssumptionError
+        The bound has another left side.
+
     Notes
     -----
     Proof: ‖g‖_1 ≤ √d ‖g‖_2, Cauchy-Schwarz; attained where all |g_i| are equal, loose by up to √d where one entry dominates.  ∎
     """
     (dimension,) = inputs("‖g‖_1 ≤ √d‖g‖_2", dimension=dimension)
-    terms = {name: x * dimension.sqrt() for name, x in bound.terms.items()}
-    return total(f"avg E‖∇f‖_1 ≤ √d (the following); {bound.statement}", bound.assumptions, **terms)
+    terms = {name: x * dimension.sqrt() for name, x in about("‖g‖_1 ≤ √d‖g‖_2", bound, "l2").terms.items()}
+    return total(f"avg E‖∇f‖_1 ≤ √d (the following); {bound.statement}", bound.assumptions, "l1", **terms)
 
 
 def l2_from_larger(bound: Bound) -> Bound:
@@ -256,13 +273,19 @@ def l2_from_larger(bound: Bound) -> Bound:
     Parameters
     ----------
     bound : Bound
-        Of `signsgd`, `adagrad`, `muon`, or of a converted R1, R2, R3 or R5.
+        Of `signsgd`, `adagrad`, `muon`, or of a converted R1, R2, R3 or R5 (with Γ ≡ 1: ``conversion(bound, 1)``).
+
+    Raises
+    ------
+    AssumptionError
+        The bound has another left side.
 
     Notes
     -----
     Proof: ‖g‖_2² = Σ g_i² ≤ (Σ|g_i|)², and the same with singular values.  ∎  The weakest of these norms: in it no bound loses a factor.
     """
-    return total(f"avg E‖∇f‖_2 ≤ (the following); {bound.statement}", bound.assumptions, **bound.terms)
+    about("‖g‖_2 ≤ ‖g‖_1, ‖g‖_*", bound, "l1", "nuclear")
+    return total(f"avg E‖∇f‖_2 ≤ (the following); {bound.statement}", bound.assumptions, "l2", **bound.terms)
 
 
 @dataclass(frozen=True)
@@ -301,23 +324,23 @@ class KnownRate:
         return {**row, "assumptions": list(self.assumptions), "rate": self.rate.__name__}
 
 
-EXACT = "1 exact gradient"
+ONE = "1 exact gradient"
 KNOWN_RATES: tuple[KnownRate, ...] = (
-    KnownRate("Γ ⊙ sign, exact", "SPEC R1", "deterministic", (BELOW, DESCENT), "avg ‖∇f‖_{1,Γ}", "Δ, avg L_Γ", EXACT, -1 / 2, -1 / 2,
-              deterministic_best),
-    KnownRate("Γ ⊙ sign, B = T", "SPEC R2; the setting of the paper's Theorems 4.12 and 4.15", "stochastic", (BELOW, DESCENT, VARIANCE),
-              "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4, stochastic_paper_setting),
+    KnownRate("Γ ⊙ sign, exact", "SPEC R1", "deterministic", (BELOW, DESCENT, EXACT), "avg ‖∇f‖_{1,Γ}", "Δ, avg L_Γ", ONE, -1 / 2,
+              -1 / 2, deterministic_best),
+    KnownRate("Γ ⊙ sign, B = T", "SPEC R2; the setting of the paper's Theorems 4.12 and 4.15", "stochastic",
+              (BELOW, DESCENT, VARIANCE, FREE), "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4, stochastic_paper_setting),
     KnownRate("singular values weighted", "SPEC R3", "singular_weighted", (BELOW, MATRIX_DESCENT, SECOND_MOMENT), "avg E Σ γ_iσ_i(Ĝ)",
               "Δ, avg E L_{S,Γ}, E[max γ_i ‖Ĝ-∇f‖_*]", "T, with η ∝ 1/√T", -1 / 2, -1 / 4, singular_weighted),
-    KnownRate("Γ ⊙ sign with momentum", "SPEC R5", "momentum", (BELOW, "‖∇f(x)-∇f(y)‖_1 ≤ L‖x-y‖_∞", "unbiased, bounded variance"),
+    KnownRate("Γ ⊙ sign with momentum", "SPEC R5", "momentum", MOMENTUM,
               "avg E‖∇f‖_{1,Γ}", "Δ, L, γ_max, ‖∇f(x_0)‖_1, ‖σ‖_1", "1", -1 / 4, -1 / 4, momentum_schedule),
     KnownRate("SignSGD, B = T", "Bernstein et al. 2018, Theorem 1 (its setting)", "signsgd", (BELOW, COORDINATES, VARIANCE), "avg E‖∇f‖_1",
               "Δ, ‖L‖_1, ‖σ‖_1", "T", -1 / 2, -1 / 4, signsgd),
-    KnownRate("Muon without momentum", "Carlson et al. 2015; Jordan et al. 2024 (the method)", "muon",
+    KnownRate("Muon without momentum", "Jordan et al. 2024 (the method); Carlson et al. 2015 (the direction)", "muon",
               (BELOW, MATRIX_DESCENT, SECOND_MOMENT), "avg E‖∇f‖_*", "Δ, L_S, σ√r", "T", -1 / 2, -1 / 4, muon),
-    KnownRate("AdaGrad, exact", "Duchi et al. 2011 (the method)", "adagrad", (BELOW, COORDINATES), "avg ‖∇f‖_1", "Δ, L_i, |g_{1,i}|", EXACT,
+    KnownRate("AdaGrad, exact", "Duchi et al. 2011 (the method)", "adagrad", (BELOW, COORDINATES), "avg ‖∇f‖_1", "Δ, L_i, |g_{1,i}|", ONE,
               -1 / 2, -1 / 2, adagrad),
-    KnownRate("normalised SGD", "R3 in the Euclidean norm", "normalised_sgd", (BELOW, EUCLIDEAN, "E‖ĝ - ∇f‖_2² ≤ σ²/B"), "avg E‖∇f‖_2",
+    KnownRate("normalised SGD", "R3 in the Euclidean norm", "normalised_sgd", (BELOW, EUCLIDEAN, EUCLIDEAN_MOMENT), "avg E‖∇f‖_2",
               "Δ, λ_max, σ", "T, with η ∝ 1/√T", -1 / 2, -1 / 4, normalised_sgd),
     KnownRate("SGD", "Ghadimi and Lan 2013 (its setting)", "sgd", (BELOW, EUCLIDEAN, UNBIASED), "√(avg E‖∇f‖_2²)", "Δ, λ_max, σ",
               "1, with η ∝ 1/√T", -1 / 4, -1 / 4, sgd),

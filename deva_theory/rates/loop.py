@@ -71,7 +71,8 @@ def starting_gap(problem: Problem, start: Tensor, statement: str) -> Tensor:
     value = problem.value(start).double()
     optimum = problem.constants.optimum
     gap = value - optimum
-    slack = 1e3 * torch.finfo(start.dtype).eps * (value.abs() + optimum.abs())
+    limits = torch.finfo(start.dtype)
+    slack = 1e3 * (limits.eps * (value.abs() + optimum.abs()) + limits.tiny)
     if not bool((gap >= -slack).all()):
         raise AssumptionError(f"{statement} assumes that f is bounded below by f*; f(x_0) - f* is {float(gap.min()):g} on {problem.name}")
     return gap.clamp_min(0)
@@ -101,6 +102,13 @@ def run_grid(
         Of the momentum, which is bias-corrected; None: none.
     generator : torch.Generator
         Of the noise.
+
+    Raises
+    ------
+    AssumptionError
+        What every statement assumes fails along the run: f falls below f*; a step breaks ``f(x - ηd) ≤ f(x) - η<∇f(x), d> + ½η²L_∞‖d‖_∞²``
+        beyond rounding, so that f is not as smooth as its constants say, or the gradient is not its gradient; from the family: an
+        iterate, the last one included, left the domain.  A run that leaves the range of floating point is left to the recorder.
     """
     shape = (len(horizons), eta.shape[1], *start.shape)
     x = start.expand(shape).clone()
@@ -109,10 +117,12 @@ def run_grid(
     step_size = eta[(..., *(None,) * problem.event_ndim)].to(x)
     averaging = None if beta is None else by_horizon(beta, start).to(x)
     moment = torch.zeros_like(x)
+    watch = _Watch(problem, x)
     for t in range(horizons[0]):
         active = sum(t < T for T in horizons)
         if active < len(x):
             x, moment, state = x[:active], moment[:active], _narrowed(state, active)
+            watch.narrow(active)
         gradient = problem.gradient(x)
         noisy = gradient if oracle is None or batches is None else _sampled(problem, oracle, x, batches, generator)
         seen = noisy
@@ -123,7 +133,54 @@ def run_grid(
             seen = moment / (1 - b ** (t + 1))
         direction, state, details = rule.update(seen, state, diagnostics=True, check_finite=False)
         recorder.add(x, gradient, seen, direction, details)
-        x = x - step_size[:active] * direction
+        before, x = x, x - step_size[:active] * direction
+        # The step that was made, rounding included.
+        watch.add(x, gradient, before.double() - x.double())
+    watch.check()
+
+
+class _Watch:
+    """The assumptions of the descent lemma, looked at in every step and judged after the last."""
+
+    def __init__(self, problem: Problem, x: Tensor) -> None:
+        self.problem, self.event = problem, tuple(range(-problem.event_ndim, 0))
+        self.value = problem.value(x).double()
+        self.eps = 1e3 * torch.finfo(x.dtype).eps
+        self.tiny = 1e3 * torch.finfo(x.dtype).tiny  # where squares underflow
+        # Relative to what rounding may do: the largest fall below f*, the largest excess over the lemma.
+        self.below, self.excess = torch.zeros_like(self.value), torch.zeros_like(self.value)
+
+    def narrow(self, active: int) -> None:
+        self.value = self.value[:active]
+
+    def add(self, x: Tensor, gradient: Tensor, step: Tensor) -> None:
+        """Look at the step that led to x, from where the gradient is."""
+        constants = self.problem.constants
+        after = self.problem.value(x).double()
+        promised = (gradient.double() * step).sum(self.event)
+        curvature = 0.5 * constants.box * step.abs().amax(self.event).square()
+        size = self.value.abs() + after.abs() + promised.abs() + curvature
+        k = len(after)
+        self.excess[:k] = torch.fmax(self.excess[:k], (after - self.value + promised - curvature) / (self.eps * size + self.tiny))
+        slack = self.eps * (after.abs() + constants.optimum.abs()) + self.tiny
+        self.below[:k] = torch.fmax(self.below[:k], (constants.optimum - after) / slack)
+        self.value = after
+
+    def check(self) -> None:
+        """Raise if an assumption failed."""
+        name = self.problem.name
+        if bool((self.below > 1).any()):
+            raise AssumptionError(f"bounded below: {name} falls below its f* along {_which(self.below > 1)}; its constants are wrong")
+        if bool((self.excess > 1).any()):
+            raise AssumptionError(
+                f"smoothness: a step of {name} breaks f(x - ηd) ≤ f(x) - η<∇f(x), d> + ½η²L_∞‖d‖² along {_which(self.excess > 1)}; f is "
+                "not as smooth as its constants say, or its gradient is wrong"
+            )
+
+
+def _which(bad: Tensor) -> str:
+    index = tuple(bad.nonzero()[0].tolist())
+    return f"{int(bad.sum())} of {bad.numel()} runs, the first at (T, scale, seed, *instance) = {index}"
 
 
 def _narrowed(state: State, active: int) -> State:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deva_theory.rates.statement import Bound, Numbers, inputs, total
+from deva_theory.rates.statement import Bound, Numbers, about, descent_terms, finite, inputs, total
 from deva_theory.rates.vector_bounds import BELOW
 
 DESCENT = "f(X - ηD) ≤ f(X) - η<∇f(X), D> + ½η²L along every step, L the average over the steps (expected, if they are random)"
-SECOND_MOMENT = "E‖Ĝ - ∇f‖_F² ≤ σ²/B"
+SECOND_MOMENT = "E‖Ĝ - ∇f‖_F² ≤ σ²/B (B i.i.d. unbiased samples with E‖G - ∇f‖_F² ≤ σ² each)"
 
 
 def spectral(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise: Numbers) -> Bound:
@@ -47,8 +47,8 @@ def spectral(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise: Numb
     """
     gap, steps, eta, L, noise = inputs("R3", gap=gap, steps=steps, eta=eta, L=L, noise=noise)
     return total(
-        "R3, Γ ≡ 1: avg E‖∇f‖_* ≤ Δ/(ηT) + ηL_S/2 + 2 avg E‖Ĝ-∇f‖_*", (BELOW, DESCENT, "D = msign(Ĝ), exact"),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=2 * noise,
+        "R3, Γ ≡ 1: avg E‖∇f‖_* ≤ Δ/(ηT) + ηL_S/2 + 2 avg E‖Ĝ-∇f‖_*", (BELOW, DESCENT, "D = msign(Ĝ), exact"), "nuclear",
+        **descent_terms(gap, steps, eta, L), noise=2 * noise,
     )
 
 
@@ -75,8 +75,8 @@ def singular_weighted(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, no
     gap, steps, eta, L, noise = inputs("R3 in Ĝ's singular basis", gap=gap, steps=steps, eta=eta, L=L, noise=noise)
     return total(
         "R3, singular basis: avg E Σ γ_iσ_i(Ĝ) ≤ Δ/(ηT) + (η/2) avg E L_{S,Γ} + avg E[max γ_i ‖Ĝ-∇f‖_*]",
-        (BELOW, DESCENT, "D = U diag(γ) Vᵀ in the singular basis of Ĝ, γ ≥ 0"),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=noise,
+        (BELOW, DESCENT, "D = U diag(γ) Vᵀ in the singular basis of Ĝ, γ ≥ 0"), "singular",
+        **descent_terms(gap, steps, eta, L), noise=noise,
     )
 
 
@@ -102,8 +102,8 @@ def any_direction(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise:
     """
     gap, steps, eta, L, noise = inputs("R3 for any direction", gap=gap, steps=steps, eta=eta, L=L, noise=noise)
     return total(
-        "R3, any D: avg E<Ĝ,D> ≤ Δ/(ηT) + (η/2) avg E L_{S,Γ} + avg E[‖D‖ ‖Ĝ-∇f‖_*]", (BELOW, DESCENT),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=noise,
+        "R3, any D: avg E<Ĝ,D> ≤ Δ/(ηT) + (η/2) avg E L_{S,Γ} + avg E[‖D‖ ‖Ĝ-∇f‖_*]", (BELOW, DESCENT), "inner",
+        **descent_terms(gap, steps, eta, L), noise=noise,
     )
 
 
@@ -115,19 +115,20 @@ def nuclear_noise(sigma: Numbers, rank: Numbers, *, batch: Numbers = 1, gamma_rm
     sigma : number or array
         σ, the root of a bound on E‖G - ∇f‖_F² for one sample.
     rank : number or array
-        r, a bound on the rank of Ĝ - ∇f; min(m, n) always is one.
+        r, a bound on the rank of Ĝ - ∇f, the error of the mean and not that of one sample: the mean of B samples of rank 1 has rank up
+        to B.  min(m, n) always is one.
     batch : number or array
-        B, independent samples.
+        B, i.i.d. unbiased samples.  For any other Ĝ use 1, with σ² a bound on E‖Ĝ - ∇f‖_F² itself.
     gamma_rms : number or array
         √(E s²); 1 for Γ ≡ 1.
 
     Notes
     -----
     SPEC R3.  Proof.  ‖A‖_* = Σ σ_i(A) ≤ √r ‖A‖_F by Cauchy-Schwarz over the r non-zero singular values; E[s ‖N‖_F] ≤
-    √(E s²) √(E‖N‖_F²), Cauchy-Schwarz again; the mean of B independent samples has E‖N‖_F² ≤ σ²/B.  ∎
+    √(E s²) √(E‖N‖_F²), Cauchy-Schwarz again; the mean of B independent samples of mean ∇f has E‖N‖_F² ≤ σ²/B.  ∎
     """
     sigma, rank, batch, gamma_rms = inputs("R3, the noise", sigma=sigma, rank=rank, batch=batch, gamma_rms=gamma_rms)
-    return gamma_rms * rank.sqrt() * sigma / batch.sqrt()
+    return finite("R3, the noise", gamma_rms * (sigma / batch.sqrt() * rank.sqrt()))
 
 
 def nuclear_conversion(bound: Bound, gamma_min: Numbers, noise: Numbers) -> Bound:
@@ -147,13 +148,19 @@ def nuclear_conversion(bound: Bound, gamma_min: Numbers, noise: Numbers) -> Boun
     Bound
         The terms of `bound` over γ_min, and ``triangle``.
 
+    Raises
+    ------
+    AssumptionError
+        γ_min is not positive, or the bound has another left side.
+
     Notes
     -----
     SPEC R3, R4.  Proof: Σ γ_i σ_i(Ĝ) ≥ γ_min ‖Ĝ‖_* ≥ γ_min (‖∇f‖_* - ‖Ĝ-∇f‖_*), by the triangle inequality.  ∎
     """
     gamma_min, noise = inputs("R4 for matrices", gamma_min=gamma_min, noise=noise)
-    terms = {name: x / gamma_min for name, x in bound.terms.items()}
+    terms = {name: x / gamma_min for name, x in about("R4 for matrices", bound, "singular").terms.items()}
     terms["triangle"] = noise
     return total(
-        f"R4: avg E‖∇f‖_* ≤ (the following)/γ_min + avg E‖Ĝ-∇f‖_*; {bound.statement}", (*bound.assumptions, "γ_i ≥ γ_min > 0"), **terms,
+        f"R4: avg E‖∇f‖_* ≤ (the following)/γ_min + avg E‖Ĝ-∇f‖_*; {bound.statement}", (*bound.assumptions, "γ_i ≥ γ_min > 0"),
+        "nuclear", **terms,
     )

@@ -3,7 +3,9 @@ r"""R5: momentum and one sample per step, ``m_t = β m_{t-1} + (1-β) ĝ_t``, ``
 Setting of all bounds here: m starts at 0, so m_0 = (1-β)ĝ_0; ĝ_t = ∇f(x_t) + n_t with E n_t = 0 and E n_{t,i}² ≤ σ_i² given the past
 (all noises before t); 0 ≤ Γ_t ≤ γ_max, with any dependence on the past and on the current noise; f bounded below; and
 
-    ‖∇f(x) - ∇f(y)‖_1 ≤ L ‖x - y‖_∞   for x, y along the run.                                                (L)
+    ‖∇f(x) - ∇f(y)‖_1 ≤ L ‖x - y‖_∞   for x, y on the segment between successive iterates.                   (L)
+
+At the iterates alone it is not enough: f = 1 - cos x, x_0 = π/2 and η = 2π have ∇f(x_1) = ∇f(x_0) after a step that gains nothing.
 
 Common part of the proofs.  Let e_t = m̃_t - ∇f(x_t), m̃_t any positive multiple of m_t (it has the same signs).
 
@@ -19,16 +21,19 @@ What is left is the error e_t: a *drift*, because m remembers gradients of earli
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from deva_theory.rates.statement import Bound, Numbers, inputs, total
+from deva_theory.rates.statement import AssumptionError, Bound, Numbers, descent_terms, finite, inputs, total
 from deva_theory.rates.vector_bounds import BELOW
 
-LIPSCHITZ = "‖∇f(x)-∇f(y)‖_1 ≤ L‖x-y‖_∞ along the run"
+LIPSCHITZ = "‖∇f(x)-∇f(y)‖_1 ≤ L‖x-y‖_∞ for x, y on the segment between successive iterates"
 ORACLE = "unbiased gradients, conditional variance ≤ σ_i² per coordinate, one sample per step"
 FACTORS = "0 ≤ Γ ≤ γ_max, with any dependence on the past and on the current noise"
-_COMMON = (BELOW, LIPSCHITZ, ORACLE, FACTORS)
+ASSUMPTIONS = (BELOW, LIPSCHITZ, ORACLE, FACTORS)
+"""Of every bound of this module."""
 
 
 def momentum(
@@ -75,11 +80,11 @@ def momentum(
     gap, steps, eta, L, sigma, first_gradient, beta, gamma_max = inputs(
         "R5", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, first_gradient=first_gradient, beta=beta, gamma_max=gamma_max
     )
-    room = 1 - beta
+    room, terms = 1 - beta, descent_terms(gap, steps, eta, L, gamma_max)
     return total(
-        "R5: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max[‖∇f(x_0)‖_1/(T(1-β)) + βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", _COMMON,
-        initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, start=2 * gamma_max * first_gradient / (steps * room),
-        drift=2 * beta * eta * L * gamma_max.square() / room, noise=2 * gamma_max * (room / (1 + beta)).sqrt() * sigma,
+        "R5: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max[‖∇f(x_0)‖_1/(T(1-β)) + βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", ASSUMPTIONS,
+        "l1_weighted", **terms, start=2 * gamma_max * (first_gradient / (steps * room)), drift=4 * (beta / room) * terms["smoothness"],
+        noise=2 * gamma_max * ((room / (1 + beta)).sqrt() * sigma),
     )
 
 
@@ -110,19 +115,22 @@ def momentum_sharp(
     SPEC R5, improved.  Proof: steps 1-8 of `momentum`.  The start is the sum of step 6 itself.  The drift is the average of
     β(1-β^t)/(1-β) over t < T, Σ_t β^t = (1-β^T)/(1-β).  The noise is the average of √(1-β^{2t+2}), by Jensen at most the root of the
     average, Σ_t β^{2t+2} = β²(1-β^{2T})/(1-β²).  ∎
+
+    Next to β = 1 the brackets are differences of nearly equal numbers; they are summed as series there, to a few units in the last place.
     """
     gap, steps, eta, L, sigma, first_gradient, beta, gamma_max = inputs(
         "R5", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, first_gradient=first_gradient, beta=beta, gamma_max=gamma_max
     )
-    room = 1 - beta
-    remembered = _mean_power(beta, steps)
-    squares = beta.square() * _mean_power(beta.square(), steps)
+    room, log, terms = 1 - beta, beta.log(), descent_terms(gap, steps, eta, L, gamma_max)
+    # 1-β² as a product: the square of β is rounded to 1 before β is.
+    squared, of_squares = room * (1 + beta), 2 * log
+    # 1 - β²M = (1-M) + (1-β²)M for the mean M of the β^{2t}: a sum of positive numbers.
+    kept = _mean_missing(of_squares, squared, steps) + squared * _mean_power(of_squares, squared, steps)
     return total(
-        "R5, sums kept: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max avg E‖m-∇f‖_1, start and drift summed exactly", _COMMON,
-        initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, start=2 * gamma_max * first_gradient * beta * remembered,
-        # A difference of nearly equal numbers when T(1-β) is small: rounding must not make it negative.
-        drift=2 * gamma_max.square() * eta * L * beta * ((1 - remembered).clamp_min(0) / room),
-        noise=2 * gamma_max * (room / (1 + beta)).sqrt() * (1 - squares).clamp_min(0).sqrt() * sigma,
+        "R5, sums kept: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max avg E‖m-∇f‖_1, start and drift summed exactly", ASSUMPTIONS,
+        "l1_weighted", **terms, start=2 * gamma_max * (first_gradient * (beta * _mean_power(log, room, steps))),
+        drift=4 * (beta * (_mean_missing(log, room, steps) / room)) * terms["smoothness"],
+        noise=2 * gamma_max * ((room / (1 + beta)).sqrt() * kept.sqrt() * sigma),
     )
 
 
@@ -161,13 +169,13 @@ def momentum_corrected(
     gap, steps, eta, L, sigma, beta, gamma_max = inputs(
         "R5, bias-corrected", gap=gap, steps=steps, eta=eta, L=L, sigma=sigma, beta=beta, gamma_max=gamma_max
     )
-    room = 1 - beta
+    room, terms = 1 - beta, descent_terms(gap, steps, eta, L, gamma_max)
     extra = torch.minimum((1 + steps.log()) / steps, 2 * beta / (steps * room * (1 + beta)))
     memory = torch.minimum(beta / room, (steps - 1) / 4)
     return total(
         "R5, bias-corrected: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + ηLγ_max²/2 + 2γ_max[ηLγ_max min{β/(1-β), (T-1)/4} + √((1-β)/(1+β) + a) Σσ_i]",
-        _COMMON, initial=gap / (eta * steps), smoothness=eta * L * gamma_max.square() / 2, drift=2 * gamma_max.square() * eta * L * memory,
-        noise=2 * gamma_max * (room / (1 + beta) + extra).sqrt() * sigma,
+        ASSUMPTIONS, "l1_weighted", **terms, drift=4 * memory * terms["smoothness"],
+        noise=2 * gamma_max * ((room / (1 + beta) + extra).sqrt() * sigma),
     )
 
 
@@ -178,9 +186,17 @@ def schedule(steps: Numbers) -> tuple[Tensor, Tensor]:
     ----------
     steps : number or array
         T, known before the run.
+
+    Raises
+    ------
+    AssumptionError
+        T is so large that β is 1 in float64.
     """
     (steps,) = inputs("R5's schedule", steps=steps)
-    return 1 - steps.rsqrt(), steps.pow(-0.75)
+    beta = 1 - steps.rsqrt()
+    if bool((beta == 1).any()):
+        raise AssumptionError(f"R5's schedule assumes a T for which 1 - T^{{-1/2}} is below 1 in float64, T < 8e31; T is {steps.max():g}")
+    return beta, steps.pow(-0.75)
 
 
 def momentum_schedule(
@@ -207,10 +223,8 @@ def momentum_schedule(
     """
     beta, eta = schedule(steps)
     bound = momentum(gap, steps, eta, L, sigma, first_gradient, beta=beta, gamma_max=gamma_max)
-    return Bound(
-        bound.value, bound.terms, bound.statement.replace("R5:", "R5, β = 1-T^{-1/2}, η = T^{-3/4}:"),
-        (*bound.assumptions, "β = 1-T^{-1/2}, η = T^{-3/4}"),
-    )
+    chosen = "β = 1-T^{-1/2}, η = T^{-3/4}"
+    return replace(bound, statement=bound.statement.replace("R5:", f"R5, {chosen}:"), assumptions=(*bound.assumptions, chosen))
 
 
 def momentum_order(
@@ -230,7 +244,8 @@ def momentum_order(
     gap, L, sigma, first_gradient, gamma_max = inputs(
         "R5's order", gap=gap, L=L, sigma=sigma, first_gradient=first_gradient, gamma_max=gamma_max
     )
-    return gap + L * gamma_max.square() / 2 + 2 * gamma_max * (first_gradient + L * gamma_max + sigma)
+    reach = L * gamma_max
+    return finite("R5's order", gap + reach * gamma_max / 2 + 2 * gamma_max * (first_gradient + reach + sigma))
 
 
 def momentum_plateau(
@@ -266,15 +281,31 @@ def momentum_plateau(
     )
     if still:
         eta = torch.zeros_like(eta)
-    room = 1 - beta
+    room, smoothness = 1 - beta, (eta * gamma_max) * (L * gamma_max) / 2
     return total(
-        "R5, T → ∞: limsup avg E‖∇f‖_{1,Γ} ≤ ηLγ_max²/2 + 2γ_max[βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", _COMMON,
-        smoothness=eta * L * gamma_max.square() / 2, drift=2 * beta * eta * L * gamma_max.square() / room,
-        noise=2 * gamma_max * (room / (1 + beta)).sqrt() * sigma,
+        "R5, T → ∞: limsup avg E‖∇f‖_{1,Γ} ≤ ηLγ_max²/2 + 2γ_max[βηLγ_max/(1-β) + √((1-β)/(1+β)) Σσ_i]", ASSUMPTIONS, "l1_weighted",
+        smoothness=smoothness, drift=4 * (beta / room) * smoothness, noise=2 * gamma_max * ((room / (1 + beta)).sqrt() * sigma),
     )
 
 
-def _mean_power(base: Tensor, steps: Tensor) -> Tensor:
-    """Return the average of base^t over t = 0 … T-1, also next to base = 1."""
+def _mean_power(log: Tensor, room: Tensor, steps: Tensor) -> Tensor:
+    """Return the average of b^t over t = 0 … T-1 from ln b and 1-b, also next to b = 1."""
     # 1 - b^T = -expm1(T ln b); at b = 0 the logarithm is -∞ and the numerator 1, as it should be.
-    return -torch.expm1(steps * base.log()) / (steps * (1 - base))
+    return -torch.expm1(steps * log) / (steps * room)
+
+
+_SERIES = 20
+"""Terms where T(1-b) ≤ 1: they fall faster than 1/k!."""
+
+
+def _mean_missing(log: Tensor, room: Tensor, steps: Tensor) -> Tensor:
+    """Return 1 minus that average.
+
+    The difference loses digits where T(1-b) is small; there the binomial series Σ_{k≥2} (-1)^k C(T,k) (1-b)^{k-1}/T takes its place.
+    """
+    term = (steps - 1) / 2 * room
+    series = term
+    for k in range(2, _SERIES):
+        term = -term * (steps - k) * room / (k + 1)
+        series = series + term
+    return torch.where(steps * room <= 1, series, 1 - _mean_power(log, room, steps))

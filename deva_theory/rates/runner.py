@@ -18,6 +18,7 @@ R5 has only constants in its statement; its *sharp* and *corrected* forms stand 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -184,13 +185,12 @@ def measure(
     ValueError
         Unusable `steps` or `seeds`; shapes that do not fit.
     """
+    _check_types(problem, rule, oracle, seeds, seed)
     check_covered(statement, rule)
     _check_oracle(statement, oracle)
     horizons = _horizons(steps)
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; use at least 1")
     generator = torch.Generator().manual_seed(seed)
-    x0 = problem.start(generator, (seeds,)) if start is None else start
+    x0 = problem.start(generator, (seeds,)) if start is None else start.detach()
     if x0.shape != (seeds, *problem.batch_shape, *problem.event_shape):
         raise ValueError(f"start has shape {tuple(x0.shape)}; use (seeds, *batch, *event)")
     gap = starting_gap(problem, x0, statement)
@@ -207,12 +207,29 @@ def _check_oracle(statement: str, oracle: Oracle | None) -> None:
 
 
 def _horizons(steps: Sequence[int]) -> list[int]:
-    horizons = sorted(steps, reverse=True)
-    if not horizons or len(set(horizons)) != len(horizons) or any(isinstance(T, bool) or not isinstance(T, int) for T in horizons):
-        raise ValueError(f"steps are {list(steps)}; use different whole numbers")
+    try:
+        # Booleans are whole numbers to Python, and a mistake here.
+        horizons = sorted((operator.index(T) for T in steps if not isinstance(T, bool)), reverse=True)
+    except TypeError:
+        horizons = []
+    if not horizons or len(set(horizons)) != len(steps):
+        raise ValueError(f"steps are {steps!r}; use a sequence of different whole numbers such as (16, 64, 256)")
     if horizons[-1] < 1:
         raise AssumptionError(f"every statement assumes a whole number of steps T ≥ 1; T is {horizons[-1]}")
     return horizons
+
+
+def _check_types(problem: object, rule: object, oracle: object, seeds: object, seed: object) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem is a {type(problem).__name__}; use a deva_theory.problems.families.Problem, such as DiagonalQuadratic(L)")
+    if not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise TypeError(f"rule is a {type(rule).__name__}; use a deva_theory.rules.Rule, such as sign_sgd(), or FixedFactors(Γ)")
+    if not (oracle is None or isinstance(oracle, Oracle)):
+        raise TypeError(f"oracle is a {type(oracle).__name__}; use a deva_theory.problems.families.Oracle, such as Gaussian(σ)")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds is {seeds!r}; use a whole number from 1")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}; use a whole number")
 
 
 def _step_sizes(statement: str, problem: Problem, gap: Tensor, horizons: list[int], scales: Sequence[float]) -> Tensor:
@@ -228,6 +245,8 @@ def _step_sizes(statement: str, problem: Problem, gap: Tensor, horizons: list[in
         eta = vector_bounds.best_step(gap, T, problem.constants.spectral)
     else:
         eta = vector_bounds.best_step(gap, T, problem.constants.box)
+    if isinstance(scales, int | float):
+        raise ValueError(f"scales is {scales}; use a sequence of multiples such as ({scales},)")
     factors = torch.as_tensor(list(scales), dtype=torch.float64, device=gap.device)
     if not factors.numel() or not bool((factors.isfinite() & (factors > 0)).all()):
         raise AssumptionError(f"{statement} assumes a finite step size η > 0; the scales are {list(scales)}")
@@ -247,8 +266,10 @@ def _run(
         generator=generator,
     )
     record.finish(torch.tensor(horizons))
-    if not all(bool(total.isfinite().all()) for total in (record.left, record.plain, record.smoothness, record.noise, record.moment)):
+    if not all(bool(total.isfinite().all()) for total in (record.left, record.plain, record.smoothness, record.noise)):
         raise AssumptionError(f"{statement}: a run left the range of float64 on {problem.name}; take a smaller scale or rescale f")
+    if not bool(record.moment.isfinite().all()):
+        raise AssumptionError(f"{statement} assumes a finite variance; that of the oracle is not, along a run on {problem.name}")
     return record
 
 

@@ -10,8 +10,7 @@ measured once more, with new noise, together with its standard error.
 Without noise R2 and R3 are R1 in their norm, and attained: `noise_share` keeps the search among instances whose noise term is at least
 that part of the bound.
 
-`needed_terms` asks the other way round: what is left of a bound without one of its terms, or with half of it, and does an instance exceed
-that?
+`deva_theory.rates.needed` asks the other way round: does an instance exceed the bound with one of its terms left out?
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from torch import Tensor
 
 from deva_theory.certify import SearchProblem, search
 from deva_theory.problems.families import DiagonalQuadratic, Gaussian, NonConvexWells, Oracle, Problem, SparseSpikes, TraceProblem
-from deva_theory.problems.families.oracles import Additive
 from deva_theory.problems.quadratic import TraceQuadratic
 from deva_theory.rates.coverage import STATEMENTS, FixedFactors, UpdateRule
 from deva_theory.rates.runner import Measurement, measure
@@ -47,7 +45,9 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "R2 noisy": {"statement": "R2", "noise": "gaussian", "noise_share": 0.5},
     "R2 noisy, signs": {"statement": "R2", "family": "wells", "noise": "signs", "noise_share": 0.5},
     "R3": {"statement": "R3", "family": "trace", "scales": tuple(2 ** (k / 2) for k in range(-6, 3))},
+    "R2 noisy, against": {"statement": "R2", "noise": "against", "noise_share": 0.5},
     "R3 noisy": {"statement": "R3", "family": "trace", "noise": "gaussian", "noise_share": 0.5},
+    "R3 noisy, against": {"statement": "R3", "family": "trace", "noise": "against", "noise_share": 0.5},
     "R5": {"statement": "R5", "noise": "gaussian"},
     "R5 noisy, signs": {"statement": "R5", "family": "wells", "noise": "signs", "noise_share": 0.5},
     "R5 sharp": {"statement": "R5", "form": "sharp", "noise": "gaussian"},
@@ -117,22 +117,47 @@ class WorstCase:
 
 
 @dataclass(frozen=True, eq=False)
-class Against(Additive):
-    r"""With probability ½ the gradient less ``√2 σ_i sign(∂_i f)``, else exact; for matrices less ``2σ`` times its polar factor.
+class Against(Oracle):
+    r"""With probability ½ just enough against the gradient to turn it, else the exact gradient: what R2 and R3 allow, and R5 does not.
 
-    Biased: the error has the second moment σ_i² (matrices: 4σ² in the Frobenius norm, as four entries of deviation σ), not the mean 0.
-    R2 and R3 allow that.  Where σ exceeds |∂_i f|, coordinate i stands still on average, and the error is the least that does it.
+    The error in ∂_i f is ``-min(1.001|∂_i f|, √2 σ_i/√B) sign(∂_i f)``, so that its second moment is at most σ_i²/B; in a matrix the
+    singular values take the place of the entries.  It has a bias, and is no mean of B samples: R2 and R3 ask for neither.  Where σ allows
+    it, a coordinate stands still on average.
 
-    "Mean of B samples": one error, √B times smaller, for which R2 asks.
+    Attributes
+    ----------
+    deviation : Tensor, shape broadcastable to ``(*batch, *event)``
+        σ > 0; one number for each matrix.
+    batch : int
+        B, the only one of which it can be asked.
     """
 
-    def _mean_noise(self, gradient: Tensor, event_ndim: int, batch: int, generator: torch.Generator) -> Tensor:
-        coins = gradient.shape if event_ndim == 1 else (*gradient.shape[:-2], 1, 1)
-        turned = (torch.rand(coins, generator=generator, dtype=torch.float64) < 0.5).to(gradient)
+    deviation: Tensor
+    batch: int
+
+    @property
+    def sigma(self) -> Tensor:
+        """σ."""
+        return self.deviation
+
+    def _error(self, gradient: Tensor, event_ndim: int) -> Tensor:
+        most = math.sqrt(2 / self.batch) * self.deviation
         if event_ndim == 1:
-            return -math.sqrt(2 / batch) * turned * gradient.sign()
-        U, _, Vh = torch.linalg.svd(gradient, full_matrices=False)
-        return -math.sqrt(4 / batch) * turned * (U @ Vh)
+            return -(1.001 * gradient.abs()).minimum(most) * gradient.sign()
+        U, values, Vh = torch.linalg.svd(gradient, full_matrices=False)
+        return -(U * (1.001 * values).minimum(most[..., 0]).unsqueeze(-2)) @ Vh
+
+    def variance(self, problem: Problem, x: Tensor) -> Tensor:
+        """Return B times the second moment of the error at x, shape ``(..., *event)``."""
+        return self.batch * self._error(problem.gradient(x), problem.event_ndim).square() / 2
+
+    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+        if batch != self.batch:
+            raise ValueError(f"the error was made for B = {self.batch}, not {batch}")
+        gradient = problem.gradient(x)
+        coins = gradient.shape if problem.event_ndim == 1 else (*gradient.shape[:-2], 1, 1)
+        turned = torch.rand(coins, generator=generator, dtype=torch.float64) < 0.5
+        return gradient + turned * self._error(gradient, problem.event_ndim)
 
 
 @dataclass(frozen=True)
@@ -165,8 +190,8 @@ class _Instances:
         parts = [x.clamp(-_RANGE, _RANGE) if name.startswith("log") else x for name, x in self.split(points).items()]
         return torch.cat(parts, -1)
 
-    def build(self, points: Tensor) -> tuple[Problem, UpdateRule, Oracle | None, Tensor]:
-        """Return the batch of problems, the rule, the oracle and the starts ``(B, *event)``."""
+    def build(self, points: Tensor, T: int) -> tuple[Problem, UpdateRule, Oracle | None, Tensor]:
+        """Return the batch of problems, the rule, the oracle for mini-batches of T and the starts ``(B, *event)``."""
         part = self.split(points)
         curvature, start = part["log curvature"].exp(), part["start"]
         problem: Problem
@@ -185,8 +210,10 @@ class _Instances:
         if self.noise != "none":
             deviation = part["log deviation"].exp()
             deviation = deviation.unsqueeze(-1) if self.family == "trace" else deviation
-            kinds = {"gaussian": Gaussian, "signs": partial(SparseSpikes, probability=1.0), "against": Against}
-            oracle = kinds[self.noise](deviation)
+            if self.noise == "against":
+                oracle = Against(deviation, T)
+            else:
+                oracle = Gaussian(deviation) if self.noise == "gaussian" else SparseSpikes(deviation, 1.0)
         return problem, rule, oracle, start
 
     def measurable(self, problem: Problem, start: Tensor) -> Tensor:
@@ -254,7 +281,7 @@ def worst_case(
 
     def ratios(points: Tensor, T: int, runs: int, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return left, its standard error, bound and noise term, each of shape (scales, B)."""
-        problem, rule, oracle, start = instances.build(points)
+        problem, rule, oracle, start = instances.build(points, T)
         good = instances.measurable(problem, start)
         start = torch.where(good.reshape(-1, *(1,) * (start.ndim - 1)), start, 1.0)
         count = 1 if single else runs

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deva_theory.rates.statement import Bound, Numbers, inputs, total
+from deva_theory.rates.statement import Bound, Numbers, balanced_terms, descent_terms, finite, inputs, summed, total
 
 BELOW = "f is bounded below, Δ ≥ f(x_0) - f*"
 DESCENT = "f(x - ηd) ≤ f(x) - η<∇f(x), d> + ½η²L along every step, L the average over the steps (expected, if they are random)"
-VARIANCE = "E(ĝ_i - ∂_i f)² ≤ σ_i²/B given the past (B i.i.d. samples of variance ≤ σ_i² each)"
+VARIANCE = "E(ĝ_i - ∂_i f)² ≤ σ_i²/B given the past (B i.i.d. unbiased samples of variance ≤ σ_i² each)"
+EXACT = "exact gradients, x⁺ = x - ηΓ⊙sign(∇f)"
 FREE = "Γ ≥ 0 may depend on the past and on the current noise"
 
 
@@ -54,8 +55,7 @@ def deterministic(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers) -> Bou
     """
     gap, steps, eta, L = inputs("R1", gap=gap, steps=steps, eta=eta, L=L)
     return total(
-        "R1: avg ‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg L_Γ", (BELOW, DESCENT, "exact gradients, x⁺ = x - ηΓ⊙sign(∇f)"),
-        initial=gap / (eta * steps), smoothness=eta * L / 2,
+        "R1: avg ‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg L_Γ", (BELOW, DESCENT, EXACT), "l1_weighted", **descent_terms(gap, steps, eta, L),
     )
 
 
@@ -72,8 +72,8 @@ def best_step(gap: Numbers, steps: Numbers, L: Numbers) -> Tensor:
     SPEC R1.  Δ/(ηT) + ηL/2 is convex in η > 0; its derivative -Δ/(η²T) + L/2 is 0 at η*.
     """
     gap, steps, L = inputs("R1 at its best η", distance=gap, steps=steps, curvature=L)
-    # Three roots: the product LT or the quotient may leave the range of float64 where η* does not.
-    return (2 * gap).sqrt() / (L.sqrt() * steps.sqrt())
+    # Three roots, and 2√(Δ/2): 2Δ, the product LT or the quotient may leave the range of float64 where η* does not.
+    return finite("R1 at its best η", 2 * (gap / 2).sqrt() / (L.sqrt() * steps.sqrt()))
 
 
 def deterministic_best(gap: Numbers, steps: Numbers, L: Numbers) -> Bound:
@@ -96,11 +96,9 @@ def deterministic_best(gap: Numbers, steps: Numbers, L: Numbers) -> Bound:
     are equal, at η*; and at η* R1 holds.  ∎
     """
     gap, steps, L = inputs("R1 at its best η", distance=gap, steps=steps, curvature=L)
-    half = (gap / 2).sqrt() * L.sqrt() / steps.sqrt()
     return total(
-        "R1, best η: avg ‖∇f‖_{1,Γ} ≤ √(2ΔL/T)",
-        (BELOW, DESCENT, "exact gradients, x⁺ = x - ηΓ⊙sign(∇f)", "avg L_Γ ≤ L, known beforehand", "η = √(2Δ/(LT))"),
-        initial=half, smoothness=half,
+        "R1, best η: avg ‖∇f‖_{1,Γ} ≤ √(2ΔL/T)", (BELOW, DESCENT, EXACT, "avg L_Γ ≤ L, known beforehand", "η = √(2Δ/(LT))"),
+        "l1_weighted", **balanced_terms(gap, steps, L),
     )
 
 
@@ -110,7 +108,8 @@ def noise_moment(sigma: Numbers, gamma_rms: Numbers = 1.0) -> Tensor:
     Parameters
     ----------
     sigma : number or array (…, d)
-        σ_i, the root of a bound on the variance of one sample, in units of ∇f.
+        σ_i, the root of a bound on the variance of one unbiased sample, in units of ∇f.  A number beside factors of shape (d,) is the σ_i
+        of every coordinate (dσ for Γ ≡ 1); two numbers are one coordinate, d = 1.
     gamma_rms : number or array (…, d)
         (1/T) Σ_t √(E γ_{t,i}²); 1 for Γ ≡ 1, where the result is ‖σ‖_1.
 
@@ -118,9 +117,9 @@ def noise_moment(sigma: Numbers, gamma_rms: Numbers = 1.0) -> Tensor:
     -----
     SPEC R2.  Where σ_i changes along the run, average the result over t instead.
     """
-    sigma, gamma_rms = inputs("the noise Σ σ_i √(E γ_i²)", sigma=sigma, gamma_rms=gamma_rms)
-    product = sigma * gamma_rms
-    return product.sum(-1) if product.ndim else product
+    statement = "the noise Σ σ_i √(E γ_i²)"
+    sigma, gamma_rms = inputs(statement, sigma=sigma, gamma_rms=gamma_rms)
+    return summed(statement, sigma * gamma_rms)
 
 
 def stochastic(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise: Numbers, *, batch: Numbers = 1) -> Bound:
@@ -136,7 +135,7 @@ def stochastic(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise: Nu
         (1/T) Σ_t Σ_i σ_i √(E γ_{t,i}²), see `noise_moment`; it may be replaced by (√B/T) Σ_t Σ_i E γ_{t,i}|ĝ_i - ∂_i f|, which is
         smaller.
     batch : number or array
-        B, the number of samples whose mean is ĝ.
+        B, the number of i.i.d. unbiased samples whose mean is ĝ.  For any other ĝ use 1, with σ_i² a bound on E(ĝ_i - ∂_i f)² itself.
 
     Returns
     -------
@@ -155,13 +154,15 @@ def stochastic(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers, noise: Nu
     5. Cauchy-Schwarz: E γ_i|n_i| ≤ √(E γ_i²) √(E n_i²) ≤ √(E γ_i²) σ_i/√B.
     6. Sum over t, E f(x_T) ≥ f*, divide by ηT.  ∎
 
-    No unbiasedness was used, only the second moment of the error.  The factor 2 is the best possible for Γ that depends on the noise
+    Only the second moment of the error ĝ - ∇f was used.  That it falls as 1/B is due to samples without bias: the error of a mean of B
+    biased ones falls to their bias, whatever B is, and the bound with σ_i² the second moment of one sample's error is violated (a test).
+    The factor 2 is the best possible for Γ that depends on the noise
     (the ledger's R6-noise).  If γ_i and n_i are independent, step 5 is E γ_i E|n_i| and E γ_i may stand for the root.
     """
     gap, steps, eta, L, noise, batch = inputs("R2", gap=gap, steps=steps, eta=eta, L=L, noise=noise, batch=batch)
     return total(
-        "R2: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + (2/√B) avg Σ σ_i√(E γ_i²)", (BELOW, DESCENT, VARIANCE, FREE),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=2 * noise / batch.sqrt(),
+        "R2: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + (2/√B) avg Σ σ_i√(E γ_i²)", (BELOW, DESCENT, VARIANCE, FREE), "l1_weighted",
+        **descent_terms(gap, steps, eta, L), noise=2 * (noise / batch.sqrt()),
     )
 
 
@@ -189,8 +190,8 @@ def stochastic_paper_setting(gap: Numbers, steps: Numbers, L: Numbers, noise: Nu
     root = steps.sqrt()
     return total(
         "R2, B = T, η = 1/√T: avg E‖∇f‖_{1,Γ} ≤ (1/√T)[Δ + ½ avg E L_Γ + 2 avg Σ σ_i√(E γ_i²)]",
-        (BELOW, DESCENT, VARIANCE, FREE, "B = T, η = 1/√T"),
-        initial=gap / root, smoothness=L / (2 * root), noise=2 * noise / root,
+        (BELOW, DESCENT, VARIANCE, FREE, "B = T, η = 1/√T"), "l1_weighted",
+        initial=gap / root, smoothness=L / (2 * root), noise=2 * (noise / root),
     )
 
 
@@ -209,11 +210,10 @@ def stochastic_best(gap: Numbers, steps: Numbers, L: Numbers, noise: Numbers, *,
     SPEC R2.  Proof: the noise term of `stochastic` does not depend on η, the others are R1's, see `deterministic_best`.  ∎
     """
     gap, steps, L, noise, batch = inputs("R2 at its best η", distance=gap, steps=steps, curvature=L, noise=noise, batch=batch)
-    half = (gap / 2).sqrt() * L.sqrt() / steps.sqrt()
     return total(
         "R2, best η: avg E‖∇f‖_{1,Γ} ≤ √(2ΔL/T) + (2/√B) avg Σ σ_i√(E γ_i²)",
-        (BELOW, DESCENT, VARIANCE, FREE, "avg E L_Γ ≤ L, known beforehand", "η = √(2Δ/(LT))"),
-        initial=half, smoothness=half, noise=2 * noise / batch.sqrt(),
+        (BELOW, DESCENT, VARIANCE, FREE, "avg E L_Γ ≤ L, known beforehand", "η = √(2Δ/(LT))"), "l1_weighted",
+        **balanced_terms(gap, steps, L), noise=2 * (noise / batch.sqrt()),
     )
 
 
@@ -232,8 +232,8 @@ def signs_in_expectation(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers,
     SPEC R2, steps 1-4 of `stochastic` with -∂_i sign(ĝ_i) ≤ -|∂_i| + 2|∂_i| 1{wrong sign}.  Exact up to (D): with ĝ_i ≠ 0 everywhere
     the inequality is an equality.  It tells how much of R2's slack is due to its noise term.
     """
-    gap, steps, eta, L, wrong = inputs("R2 by signs", gap=gap, steps=steps, eta=eta, L=L, noise=wrong)
+    gap, steps, eta, L, wrong = inputs("R2 by signs", gap=gap, steps=steps, eta=eta, L=L, wrong=wrong)
     return total(
-        "R2 by signs: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + 2 avg Σ E γ_i|∂_i f|1{wrong sign}", (BELOW, DESCENT, FREE),
-        initial=gap / (eta * steps), smoothness=eta * L / 2, noise=2 * wrong,
+        "R2 by signs: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + 2 avg Σ E γ_i|∂_i f|1{wrong sign}", (BELOW, DESCENT, FREE), "l1_weighted",
+        **descent_terms(gap, steps, eta, L), noise=2 * wrong,
     )

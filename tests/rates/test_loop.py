@@ -1,0 +1,162 @@
+"""The loop of all measured runs: what it notices when a problem's constants, gradient, or oracle are not what they say."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from deva_theory.problems.families import AssumptionError as FamilyError
+from deva_theory.problems.families import Constants, Gaussian, MatrixFactorisation, Problem
+from deva_theory.rates.catalogue import METHODS, diagonal
+from deva_theory.rates.comparison import compare_known
+from deva_theory.rates.loop import factor_average, rounding, starting_gap
+from deva_theory.rates.runner import measure
+from deva_theory.rates.statement import AssumptionError
+
+BOTH = (AssumptionError, FamilyError)
+
+
+class Claimed(Problem):
+    """A function of two variables with the constants that its author claims."""
+
+    def __init__(self, value, gradient, *, optimum: float = 0.0, L: float = 1.0) -> None:
+        self.function, self.derivative = value, gradient
+        each = torch.full((2,), L, dtype=torch.float64)
+        self.claims = Constants(
+            optimum=torch.tensor(optimum, dtype=torch.float64), optimum_exact=True, coordinate=each, box=each.sum(), box_exact=True,
+            euclidean=each.max(), gradient_lipschitz_linf=each.sum(), convex=True,
+        )
+
+    name = "claimed"
+    batch_shape = torch.Size(())
+    event_shape = torch.Size((2,))
+
+    @property
+    def constants(self) -> Constants:
+        return self.claims
+
+    @property
+    def like(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64)
+
+    def _value(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def _gradient(self, x: Tensor) -> Tensor:
+        return self.derivative(x)
+
+
+HONEST = {"value": lambda x: 0.5 * (x**2).sum(-1), "gradient": lambda x: x}
+LIARS = {
+    "not smooth": (Claimed(lambda x: x.abs().sum(-1), torch.sign), "smoothness"),
+    "smoother than it is": (Claimed(lambda x: (x**4).sum(-1), lambda x: 4 * x**3), "smoothness"),
+    "another gradient": (Claimed(HONEST["value"], lambda x: -x), "smoothness"),
+    "unbounded": (Claimed(lambda x: x.sum(-1), torch.ones_like, optimum=-5.0), "bounded below"),
+    "a minimum that is none": (Claimed(lambda x: HONEST["value"](x) - 1.0, HONEST["gradient"]), "bounded below"),
+}
+
+
+@pytest.mark.parametrize("statement", ["R1", "R2", "R5"])
+@pytest.mark.parametrize("name", LIARS)
+def test_false_constants_are_noticed(name, statement):
+    problem, assumption = LIARS[name]
+    oracle = None if statement == "R1" else Gaussian(0.01 * torch.ones(2, dtype=torch.float64))
+    start = torch.tensor([[1.5, -0.7], [2.0, 1.0], [3.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(BOTH, match=assumption):
+        measure(problem, METHODS["signsgd"].rule(1), statement=statement, steps=(16, 64, 256), seeds=3, oracle=oracle, start=start)
+
+
+def test_true_constants_are_not_blamed():
+    problem = Claimed(**HONEST)
+    start = torch.tensor([[1.5, -0.7], [1e6, 1e-6], [0.0, 1e-12]], dtype=torch.float64)
+    found = measure(problem, METHODS["signsgd"].rule(1), statement="R1", steps=(1, 100), seeds=3, start=start)
+    assert found.closest()[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_not_blamed(dtype):
+    problem = diagonal(20, 0)
+    problem = type(problem)(problem.curvature.to(dtype))
+    for name in ("signsgd", "adagrad", "deva-linf"):
+        found = measure(problem, METHODS[name].rule(1), statement="R1", steps=(1, 10, 1000), seeds=2)
+        assert found.closest()[1] == 0
+    # One step exactly onto the minimum, where R1 is attained: single precision does not break it.
+    assert rounding(torch.tensor([10]), torch.float32) > rounding(torch.tensor([10]), torch.float64) == 1e-9
+
+
+def test_a_false_bound_is_still_noticed_in_single_precision():
+    problem = diagonal(20, 0)
+    problem = type(problem)(problem.curvature.float())
+    found = measure(problem, METHODS["signsgd"].rule(1), statement="R1", steps=(10, 1000), seeds=2)
+    assert found.closest(weights={"smoothness": 0.5})[1] > 0
+
+
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_the_last_iterate_is_in_the_domain(steps):
+    problem = MatrixFactorisation(torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 1, 4.0)
+    with pytest.raises(BOTH, match="ball"):
+        measure(problem, METHODS["signsgd"].rule(2), statement="R1", steps=steps, seeds=2, scales=(1e3,))
+
+
+class Endless(Gaussian):
+    """Says that its variance is infinite."""
+
+    def variance(self, problem, x):
+        return torch.full_like(x, math.inf)
+
+
+def test_infinite_variance_along_the_run_is_named():
+    oracle = Endless(torch.ones(6, dtype=torch.float64))
+    with pytest.raises(AssumptionError, match="finite variance"):
+        measure(diagonal(2, 0), METHODS["signsgd"].rule(1), statement="R2", steps=(4,), seeds=2, oracle=oracle)
+
+
+def test_a_start_below_the_minimum_is_no_start_at_it():
+    problem = Claimed(HONEST["value"], HONEST["gradient"], optimum=10.0)
+    with pytest.raises(AssumptionError, match="bounded below"):
+        starting_gap(problem, torch.ones(1, 2, dtype=torch.float64), "R1")
+    with pytest.raises(AssumptionError, match="bounded below"):
+        compare_known(problem, gradients=(4,), seeds=2)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_the_minimum_is_told_by_the_scale_of_f(scale):
+    def value(x):
+        return scale * (1 + HONEST["value"](x))
+
+    for shift, good in ((0.0, True), (1e-6, False)):
+        problem = Claimed(value, lambda x: scale * x, optimum=scale * (1 + shift))
+        if good:
+            assert starting_gap(problem, torch.zeros(1, 2, dtype=torch.float64), "R1") == 0
+        else:
+            with pytest.raises(AssumptionError, match="bounded below"):
+                starting_gap(problem, torch.zeros(1, 2, dtype=torch.float64), "R1")
+
+
+def test_factor_average():
+    rule = METHODS["deva-linf"].rule(1)
+    like = torch.zeros(3, 2)
+    t = torch.arange(1, 6, dtype=torch.float64)
+    top = ((1 - 0.99**t) / 0.01).sqrt()
+    for power, wanted in ((0, top.max()), (1, top.mean()), (2, top.square().mean())):
+        value = factor_average(rule, (5, 1), power, like)
+        assert value.shape == (2, 1, 1, 1)
+        torch.testing.assert_close(value[0].squeeze(), wanted)
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"problem": "diagonal"}, "problem is a str"), ({"rule": "signsgd"}, "rule is a str"), ({"oracle": "gaussian"}, "oracle is a str"),
+    ({"steps": 5}, "different whole numbers"), ({"steps": [1, "a"]}, "different whole numbers"), ({"steps": [True, 2]}, "whole numbers"),
+    ({"seeds": 1.5}, "seeds is 1.5"), ({"seeds": True}, "seeds is True"), ({"seed": None}, "seed is None"), ({"scales": 1.0}, "scales is"),
+])
+def test_bad_arguments(changed, message):
+    given = {"problem": diagonal(1, 0), "rule": METHODS["signsgd"].rule(1), "statement": "R1", "steps": (2, 4)} | changed
+    with pytest.raises((TypeError, ValueError), match=message):
+        measure(**given)
+
+
+def test_unknown_weights_are_refused():
+    found = measure(diagonal(1, 0), METHODS["signsgd"].rule(1), statement="R1", steps=(2, 4))
+    with pytest.raises(ValueError, match="no term smothness"):
+        found.closest(weights={"smothness": 0.5})
