@@ -11,6 +11,10 @@ from matplotlib.figure import Figure
 
 from deva_theory.report.style import method_style
 
+# Shapes tell families apart; colours stay with the rules.
+FAMILY_MARKERS = {
+    "diagonal": "o", "rotated": "s", "e1-heterogeneous": "^", "e1-homogeneous": "v", "logistic": "D", "wells": "P", "factorisation": "X",
+}  # fmt: skip
 LOWEST = 1e-8  # loss panels end here; what falls below is off the panel, not missing
 
 

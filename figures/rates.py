@@ -1,8 +1,11 @@
 """Measured rates against the bounds R1, R2, R3 and R5, their slopes, bound/observed, and R4: where adaptation helps.
 
-Upper row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, dotted, the bound with the
-constants measured along the runs (R5: with constants alone).  Lower row: slopes of all families with 95% intervals against the exponents;
-bound over observed (median and range over families, rules and oracles); R4, each method at its own best step size, against SPEC S7's ρ.
+First row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, dotted, the bound with the
+constants measured along the runs (R5: with constants alone).  Each rule has its own Γ in its left side, so the curves of different rules
+cannot be compared there; they can in the second row, the same runs in ‖∇f‖_1 (R3: ‖∇f‖_*).  Third row: slopes of the left sides of all
+families with 95% intervals over seeds against the exponents; bound over observed, median and range over families, rules and noises, and,
+starred, the worst instances that a search finds; the closest bound over observed with the true and with a false bound; R4, each method at
+its own best step size, against SPEC S7's ρ.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from matplotlib.lines import Line2D
 
 from deva_theory.report.style import figure_style, method_label, method_style
 from deva_theory.report.tables import read_csv
-from figures._panels import rows, save
+from figures._panels import FAMILY_MARKERS, rows, save
 
 EXPERIMENT = "rates"
-TABLES = ("rates", "rates_slopes", "rates_pairs", "rates_adaptation")
+TABLES = ("rates", "rates_slopes", "rates_pairs", "rates_adaptation", "rates_worst")
 
 # statement: (family, oracle, title, left side)
 _CURVES = {
@@ -29,24 +32,23 @@ _CURVES = {
     "R3": ("e1-heterogeneous", "rows", r"R3: matrices, batch $T$, E1", r"avg E$\langle\hat G, D\rangle$ or E$\|\nabla f\|_*$"),
     "R5": ("rotated", "gaussian", "R5: momentum, batch 1, rotated", r"avg E$\|\nabla f\|_{1,\Gamma}$"),
 }
-# Shapes tell families apart; colours stay with the rules.
-_MARKERS = {
-    "diagonal": "o", "rotated": "s", "e1-heterogeneous": "^", "e1-homogeneous": "v", "logistic": "D", "wells": "P", "factorisation": "X",
-}  # fmt: skip
 _STATEMENTS = {"R1": ("#000000", "-", "o"), "R2": ("#0072B2", "--", "s"), "R3": ("#D55E00", "-.", "^"), "R5": ("#7F7F7F", ":", "D")}
 
 
 def draw(data: Path, out: Path, formats: Sequence[str]) -> list[Path]:
-    """Draw the seven panels."""
-    curves, slopes, _, adapted = (read_csv(data / f"{stem}.csv") for stem in TABLES)
-    with plt.rc_context(figure_style(width=11.0, height=7.2)):
+    """Draw the twelve panels."""
+    curves, slopes, pairs, adapted, worst = (read_csv(data / f"{stem}.csv") for stem in TABLES)
+    with plt.rc_context(figure_style(width=12.0, height=9.6)):
         figure = plt.figure()
-        grid = figure.add_gridspec(2, 4, height_ratios=(1.0, 1.35))
+        grid = figure.add_gridspec(3, 24, height_ratios=(1.0, 0.8, 1.35))
         for k, statement in enumerate(_CURVES):
-            _curve_panel(figure.add_subplot(grid[0, k]), statement, curves)
-        _slope_panel(figure.add_subplot(grid[1, :2]), slopes)
-        _ratio_panel(figure.add_subplot(grid[1, 2]), curves)
-        _adaptation_panel(figure.add_subplot(grid[1, 3]), adapted)
+            upper = figure.add_subplot(grid[0, 6 * k : 6 * k + 6])
+            _curve_panel(upper, statement, curves)
+            _plain_panel(figure.add_subplot(grid[1, 6 * k : 6 * k + 6], sharex=upper), statement, curves)
+        _slope_panel(figure.add_subplot(grid[2, :9]), slopes)
+        _ratio_panel(figure.add_subplot(grid[2, 9:15]), curves, worst)
+        _control_panel(figure.add_subplot(grid[2, 15:18]), pairs)
+        _adaptation_panel(figure.add_subplot(grid[2, 18:]), adapted)
         handles = [Line2D([], [], **method_style(name)) for name in dict.fromkeys(curves["rule"].tolist())]
         handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle=(0, (1, 1)), label="its bound"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -67,6 +69,16 @@ def _curve_panel(axes: Axes, statement: str, table: Mapping[str, np.ndarray]) ->
     axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel=label, title=title)
 
 
+def _plain_panel(axes: Axes, statement: str, table: Mapping[str, np.ndarray]) -> None:
+    family, oracle, _, _ = _CURVES[statement]
+    chosen = rows(table, statement=statement, family=family, oracle=oracle)
+    for rule in dict.fromkeys(chosen["rule"].tolist()):
+        run = rows(chosen, rule=rule)
+        axes.plot(run["T"], run["plain"], **method_style(rule))
+    norm = r"\|\nabla f\|_*" if statement == "R3" else r"\|\nabla f\|_1"
+    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel=f"avg E${norm}$", title=f"the same runs in ${norm}$")
+
+
 def _slope_panel(axes: Axes, slopes: Mapping[str, np.ndarray]) -> None:
     pairs = sorted(set(zip(slopes["statement"].tolist(), slopes["rule"].tolist(), strict=True)))
     for row, (statement, rule) in enumerate(pairs):
@@ -78,32 +90,59 @@ def _slope_panel(axes: Axes, slopes: Mapping[str, np.ndarray]) -> None:
             y = row + 0.62 * ((k + 0.5) / count - 0.5)
             straight = bool(chosen["straight"][k])
             axes.plot([chosen["low"][k], chosen["high"][k]], [y, y], color=color, linewidth=0.9)
-            axes.plot(chosen["slope"][k], y, marker=_MARKERS[str(chosen["family"][k])], color=color, markersize=3.6, linestyle="none",
+            axes.plot(chosen["slope"][k], y, marker=FAMILY_MARKERS[str(chosen["family"][k])], color=color, markersize=3.6, linestyle="none",
                       markerfacecolor=color if straight else "white", markeredgewidth=0.7)  # fmt: skip
+            axes.plot(chosen["bound_slope"][k], y, marker="|", color="0.45", markersize=4, linestyle="none", zorder=1)
         exponent = float(chosen["exponent"][0])
-        axes.plot([exponent, exponent], [row - 0.45, row + 0.45], color="black", linewidth=1.4)
+        axes.plot([exponent, exponent], [row - 0.45, row + 0.45], color="black", linewidth=1.4, zorder=0)
     axes.set_yticks(range(len(pairs)), [f"{statement}  {method_label(rule)}" for statement, rule in pairs])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel=r"log-log slope of the left side against $T$", title="Slopes with 95% intervals; bars: exponents of the bounds")
-    present = [name for name in _MARKERS if name in slopes["family"]]
-    handles = [Line2D([], [], color="black", marker=_MARKERS[name], linestyle="none", markersize=3.6, label=name) for name in present]
+    axes.set(xlabel=r"log-log slope of the left side against $T$", title="Slopes, 95% intervals over seeds; bars: exponents")
+    present = [name for name in FAMILY_MARKERS if name in slopes["family"]]
+    handles = [Line2D([], [], color="black", marker=FAMILY_MARKERS[name], linestyle="none", markersize=3.6, label=name) for name in present]
     bends = Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="none", markersize=3.6, label="hollow: bends")
-    handles.append(bends)
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=4)
+    handles += [bends, Line2D([], [], color="0.45", marker="|", linestyle="none", markersize=5, label="the bound's slope")]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncols=3)
 
 
-def _ratio_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
+def _ratio_panel(axes: Axes, table: Mapping[str, np.ndarray], worst: Mapping[str, np.ndarray]) -> None:
     for statement, (color, line, marker) in _STATEMENTS.items():
         chosen = rows(table, statement=statement)
         T = np.unique(chosen["T"])
         ratios = [chosen["ratio"][chosen["T"] == t] for t in T]
         axes.plot(T, [np.median(r) for r in ratios], color=color, linestyle=line, marker=marker, label=statement)
         axes.fill_between(T, [r.min() for r in ratios], [r.max() for r in ratios], color=color, alpha=0.1, linewidth=0)
-        axes.plot(T, [r.min() for r in ratios], color=color, linestyle=line, linewidth=0.6)
+        # Without noise the searches for R2 and R3 are R1's once more: those with a noise term of half of the bound say something.
+        searched = rows(worst, statement=statement)
+        noisy = np.char.find(searched["search"], "noisy") >= 0
+        sought = noisy if statement in ("R2", "R3") else ~noisy
+        best = [searched["ratio"][sought & (searched["T"] == t)].max() for t in np.unique(searched["T"])]
+        axes.plot(np.unique(searched["T"]), 1 / np.asarray(best), color=color, linestyle="none", marker="*", markersize=6,
+                  markeredgecolor="black", markeredgewidth=0.4)  # fmt: skip
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed: median, range")
-    axes.legend(loc="upper left")
+    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed")
+    handles, _ = axes.get_legend_handles_labels()
+    star = Line2D([], [], color="0.6", marker="*", markeredgecolor="black", markeredgewidth=0.4, linestyle="none", label="worst found")
+    axes.legend(handles=[*handles, star], loc="upper left")
+
+
+def _control_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
+    names = []
+    for statement, (color, _, marker) in _STATEMENTS.items():
+        chosen = rows(table, statement=statement)
+        for kind, prefix, control in (("run", "", "control_closest"), ("average", "averages_", "averages_control_closest")):
+            if (statement, kind) == ("R1", "average"):
+                continue
+            y = len(names)
+            names.append(f"{statement} {kind}")
+            axes.plot(chosen[f"{prefix}closest"].min(), y, color=color, marker=marker, linestyle="none")
+            axes.plot(chosen[control].min(), y, color=color, marker="x", linestyle="none")
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xscale="log", xlabel="least bound / observed", title="×: a false bound")
 
 
 def _adaptation_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ The commands live in modules of their own, imported once one is chosen: ``--help
 """
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -58,22 +59,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 all as expected; 1 a result changed, or `doctor` found a fault; 2 bad input, after one line on
-        standard error; 130 interrupted.
+        0 all as expected; 1 a result changed, `doctor` found a fault, or a run of `rates` exceeds its bound; 2 bad input, after one line
+        on standard error; 130 interrupted; 141 the reader of standard output went away.
 
     Raises
     ------
     SystemExit
         From ``--help``, ``--version`` and options that cannot be parsed.
     """
-    options = _parser().parse_args(arguments)
+    try:
+        return _main(arguments)
+    except BrokenPipeError:
+        # As `head` leaves it; the interpreter would complain when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show ‖∇f‖ shows question marks.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        options = _parser().parse_args(arguments)
+    finally:
+        sys.stdout.flush()  # --help, while a broken pipe can still be told
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return int(import_module(_COMMANDS[options.command][0]).run(options))
+            code = int(import_module(_COMMANDS[options.command][0]).run(options))
+        sys.stdout.flush()
+        return code
     except BadInput as error:
         print(f"deva-theory: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print(f"deva-theory: {error.strerror or error}{where}; make that place readable and writable", file=sys.stderr)
@@ -107,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="deva-theory",
         description="Check the claims of the DeVA paper and regenerate its theory figures, compared with the committed results.",
-        epilog="Exit codes: 0 all as expected, 1 a verdict or result changed, 2 bad input, 130 interrupted.",
+        epilog="Exit codes: 0 all as expected, 1 a verdict or result changed or a bound is exceeded, 2 bad input, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"deva-theory {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -122,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         command.add_argument(
             "--threads",
-            type=_positive,
+            type=_thread_count,
             # The runs of `rates` are many small steps, where threads would wait for each other.
             default=1 if name == "rates" else min(2, os.cpu_count() or 1),
             metavar="N",
@@ -183,6 +203,13 @@ def _positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return number
+
+
+def _thread_count(text: str) -> int:
+    number, most = _positive(text), max(64, os.cpu_count() or 1)
+    if number > most:
+        raise argparse.ArgumentTypeError(f"{text} threads are more than {most}: this machine has {os.cpu_count() or 1} cores")
     return number
 
 

@@ -12,6 +12,7 @@ class Exit(IntEnum):
     CHANGED = 1
     BAD_INPUT = 2
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 class BadInput(Exception):

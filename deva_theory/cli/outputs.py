@@ -37,9 +37,9 @@ def check_outputs(options: argparse.Namespace, names: Sequence[str]) -> None:
             raise BadInput(f"--{option} {path} is a folder: name a file")
         if not path.parent.is_dir():
             raise BadInput(f"--{option} {path}: its folder does not exist")
-        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        if (path.exists() and not os.access(path, os.W_OK)) or (not _special(path) and not os.access(path.parent, os.W_OK)):
             raise BadInput(f"--{option} {path}: no permission to write there")
-        other = taken.setdefault(path.resolve(), option)
+        other = option if _special(path) else taken.setdefault(path.resolve(), option)
         if other != option:
             raise BadInput(f"--{other} and --{option} both write {path}: name two files")
         if option == "figure" and path.suffix.lower() not in FIGURES:
@@ -50,10 +50,15 @@ def check_outputs(options: argparse.Namespace, names: Sequence[str]) -> None:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a name to write to, of the same ending; the file takes the place of `path` at the end, and after an error nothing does."""
     path = path.resolve()
-    if path.exists() and not path.is_file():
-        yield path  # a device or a pipe, which nothing may replace
+    if _special(path):
+        yield path
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".deva-theory-") as folder:
         temporary = Path(folder, path.name)
         yield temporary
         os.replace(temporary, path)
+
+
+def _special(path: Path) -> bool:
+    """Return whether it is a device or a pipe, which nothing may replace."""
+    return path.exists() and not path.is_file()

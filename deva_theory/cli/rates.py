@@ -1,33 +1,41 @@
 """``deva-theory rates``: measured convergence of update rules against the bounds that cover them; needs no clone."""
 
 import argparse
-import json
-import os
-from collections.abc import Sequence
+import math
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deva_theory.cli.errors import BadInput, Exit
+from deva_theory.cli.outputs import check_outputs
 from deva_theory.cli.pipeline import set_threads
+from deva_theory.cli.rates_options import GRADIENTS, STEPS
+from deva_theory.cli.rates_subject import Wanted, add_noise, check_size, guarded, instances, problem_of, wanted
 from deva_theory.problems.families import Problem
-from deva_theory.rates import catalogue
 from deva_theory.rates.fits import MIN_POINTS, RatioFit, SlopeFit, bound_ratio, fit_slope
 from deva_theory.rates.runner import Measurement, measure
-from deva_theory.report.style import figure_style, method_style
-from deva_theory.report.tables import format_table, write_csv
+from deva_theory.report.tables import format_table
 from deva_theory.runtime import Progress
 
-__all__ = ["run"]
-
-_FIGURES = (".pdf", ".png", ".svg")
+__all__ = ["Row", "run"]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One rule under one statement."""
+class Row:
+    """One rule under one statement.
+
+    Attributes
+    ----------
+    statement, rule, oracle : str
+        Names; exact gradients are the oracle "none".
+    found : Measurement
+    ratio : RatioFit or None
+        None where a left side is not positive.
+    slope : SlopeFit or None
+        None without enough horizons too.
+    """
 
     statement: str
     rule: str
@@ -56,63 +64,81 @@ class _Row:
 def run(options: argparse.Namespace) -> Exit:
     """Run the command; see `deva_theory.cli.rates_options` for its options.
 
+    Returns
+    -------
+    Exit
+        ``CHANGED`` if a run exceeds its bound.
+
     Raises
     ------
     BadInput
-        An assumption of a statement fails, an option does not fit the problem, or an optional package is missing.
+        An assumption of a statement fails, an option does not fit the problem, a file cannot be written, the runs are too many for the
+        memory, or an optional package is missing.
     """
-    if options.figure is not None and options.figure.suffix.lower() not in _FIGURES:
-        raise BadInput(f"--figure {options.figure}: end the name in one of {', '.join(_FIGURES)}")
+    _refuse(options)
+    check_outputs(options, ("json", "csv", "figure"))
     set_threads(options.threads)
-    try:
-        problem = catalogue.FAMILIES[options.problem](options.instances, options.seed)
-        wanted = _wanted(problem, options)
+    if options.known:
+        from deva_theory.cli.rates_known import run_known
+
+        return run_known(options, options.gradients or GRADIENTS)
+    horizons = options.steps or STEPS
+    begin = time.perf_counter()
+    with guarded(options, horizons):
+        check_size(options, horizons, 1)
+        problem = problem_of(options)
+        check_size(options, horizons, math.prod(problem.event_shape), instances(problem))
+        chosen = wanted(problem, options)
         rows = []
-        with Progress("silent" if options.quiet else "auto") as progress, progress.task("runs", total=len(wanted)) as task:
-            for statement, rule in wanted:
-                rows.append(_measured(problem, statement, rule, options))
+        with Progress("silent" if options.quiet else "auto") as progress, progress.task("runs", total=len(chosen)) as task:
+            for one in chosen:
+                rows.append(_measured(problem, one, horizons, options))
                 task.advance()
-    except (ValueError, ImportError) as error:
-        raise BadInput(str(error).splitlines()[0]) from error
-    print(f"{problem.name}, {options.instances} instances, {options.seeds} seeds; means over both, bound/observed with 95% intervals")
+    # Written first: a reader of the text may stop early.
+    from deva_theory.cli.rates_files import write
+
+    written = write(options, problem, horizons, rows, seconds=time.perf_counter() - begin)
+    print(f"{problem.name}, {instances(problem)} instances, {options.seeds} seeds; means over both, bound/observed with 95% intervals")
     for row in rows:
         print()
         print(_text(row))
-    _write(options, rows)
-    return Exit.OK
+    for path in written:
+        print(path)
+    exceeding = [row for row in rows if row.found.closest()[1]]
+    if exceeding:
+        names = ", ".join(f"{row.statement} {row.rule}" for row in exceeding)
+        print(f"VIOLATED: {sum(row.found.closest()[1] for row in exceeding)} single runs exceed their bound ({names})")
+    return Exit.CHANGED if exceeding else Exit.OK
 
 
-def _wanted(problem: Problem, options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return (statement, rule) pairs, the statements that cover each rule unless the user names some."""
-    pairs = []
-    for rule in options.rules:
-        matrices = catalogue.METHODS[rule].matrices
-        if matrices and problem.event_ndim == 1:
-            fitting = "e1-heterogeneous, e1-homogeneous or factorisation"
-            raise BadInput(f"{rule} is a rule for matrices, and {problem.name} has vectors: use {fitting}")
-        covering = ("R3",) if matrices else ("R1", "R2", "R5")
-        chosen = [statement for statement in (options.statements or covering) if statement in covering]
-        if not chosen:
-            raise BadInput(f"--statement {','.join(options.statements)} names none that covers {rule}: use {', '.join(covering)}")
-        pairs += [(statement, rule) for statement in chosen]
-    return sorted(pairs, key=lambda pair: pair[0])
+def _refuse(options: argparse.Namespace) -> None:
+    """Options that would silently do nothing are errors."""
+    if not options.known:
+        if options.gradients is not None:
+            raise BadInput("--gradients goes with --known; without it, --steps gives the horizons")
+        return
+    given = {"--rule": options.rules, "--statement": options.statements, "--steps": options.steps, "--scale": options.scale,
+             "--figure": options.figure}  # fmt: skip
+    for option, value in given.items():
+        if value is not None:
+            raise BadInput(f"--known runs every known method at its own step size and draws nothing: drop {option}")
 
 
-def _measured(problem: Problem, statement: str, rule: str, options: argparse.Namespace) -> _Row:
-    name = "none" if statement == "R1" else options.oracle or catalogue.default_oracle(problem)
-    oracle = None if name == "none" else catalogue.oracle(name, problem)
+def _measured(problem: Problem, one: Wanted, horizons: tuple[int, ...], options: argparse.Namespace) -> Row:
+    name, oracle = ("none", None) if one.statement == "R1" else add_noise(problem, options)
     found = measure(
-        problem, catalogue.METHODS[rule].rule(problem.event_ndim), statement=statement, steps=options.steps, seeds=options.seeds,
-        oracle=oracle, scales=(options.scale,), seed=options.seed,
+        problem, one.rule, statement=one.statement, steps=horizons, seeds=options.seeds, oracle=oracle,
+        scales=(1.0 if options.scale is None else options.scale,), seed=options.seed,
     )
     left, T = found.curve(found.left), found.T.numpy()
     # Logarithms need positive numbers: R3's left side for any direction may be negative.
     usable = bool((left > 0).all()) and len(T) > 1
-    ratio = bound_ratio(T, found.curve(found.right(found.expected)), left) if usable else None
-    return _Row(statement, rule, name, found, ratio, fit_slope(T, left) if usable and len(T) >= MIN_POINTS else None)
+    right = found.curve(found.right(found.expected))
+    ratio = bound_ratio(T, right, left) if usable and bool((right > 0).all()) else None
+    return Row(one.statement, one.name, name, found, ratio, fit_slope(T, left) if usable and len(T) >= MIN_POINTS else None)
 
 
-def _text(row: _Row) -> str:
+def _text(row: Row) -> str:
     found, table = row.found, row.table()
     noise = "" if row.oracle == "none" else f", {row.oracle} noise"
     bound = found.bounds[found.expected]
@@ -125,79 +151,11 @@ def _text(row: _Row) -> str:
     ]  # fmt: skip
     norm = "‖∇f‖_*" if row.statement == "R3" else "‖∇f‖_1"
     pairs, violated, least = found.closest()
+    closest = f", bound/observed at least {least:.6g}" if np.isfinite(least) else ""
     lines = [
         f"{row.rule}{noise}: {bound.statement}",
         format_table(body, ["T", "observed", norm, "bound", "a priori", "ratio", "interval"]),
         "no slope: it takes at least five horizons and positive left sides" if row.slope is None else row.slope.summary(),
-        f"single runs: {violated} of {pairs} exceed their bound, bound/observed at least {least:.6g}",
+        f"single runs: {violated} of {pairs} exceed their bound{closest}",
     ]
     return "\n".join(lines)
-
-
-def _write(options: argparse.Namespace, rows: Sequence[_Row]) -> None:
-    if options.json is not None:
-        record = {
-            "problem": options.problem, "seeds": options.seeds, "instances": options.instances, "seed": options.seed,
-            "scale": options.scale, "rows": [_record(row) for row in rows],
-        }  # fmt: skip
-        options.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if options.csv is not None:
-        tables = [row.table() for row in rows]
-        write_csv(options.csv, {
-            key: [cell for t in tables for cell in t[key]] if isinstance(tables[0][key], list) else np.concatenate([t[key] for t in tables])
-            for key in tables[0]
-        })  # fmt: skip
-    if options.figure is not None:
-        _draw(options.figure, rows)
-    for path in (options.json, options.csv, options.figure):
-        if path is not None:
-            print(path)
-
-
-def _record(row: _Row) -> dict[str, Any]:
-    pairs, violated, least = row.found.closest()
-    bound = row.found.bounds[row.found.expected]
-    curves = {
-        key: [None if isinstance(x, float) and np.isnan(x) else x for x in column.tolist()]
-        for key, column in row.table().items() if isinstance(column, np.ndarray)
-    }  # fmt: skip
-    return {
-        "statement": row.statement, "rule": row.rule, "oracle": row.oracle, "bound": bound.statement,
-        "assumptions": list(bound.assumptions), "curves": curves, "slope": None if row.slope is None else row.slope.to_dict(),
-        "single_runs": {"pairs": pairs, "violated": violated, "closest": least if np.isfinite(least) else None},
-        "smoothness_exact": row.found.smoothness_exact,
-    }  # fmt: skip
-
-
-def _draw(path: Path, rows: Sequence[_Row]) -> None:
-    """Draw one panel for each statement: observed with a band over seeds, and dotted its bound."""
-    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # without dates inside, unchanged pictures are equal files
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    statements = list(dict.fromkeys(row.statement for row in rows))
-    style: Any = figure_style(width=0.4 + 2.9 * len(statements), height=3.2)
-    with matplotlib.rc_context(style):
-        figure, panels = pyplot.subplots(1, len(statements), squeeze=False)
-        try:
-            for panel, statement in zip(panels[0], statements, strict=True):
-                for row in rows:
-                    if row.statement != statement:
-                        continue
-                    table, look = row.table(), method_style(row.rule)
-                    left = row.found.curve(row.found.left)
-                    low, high = np.quantile(left, [0.1, 0.9], axis=0)
-                    panel.plot(table["T"], table["observed"], **look)
-                    panel.fill_between(table["T"], low, high, color=look["color"], alpha=0.18, linewidth=0)
-                    panel.plot(table["T"], table["bound"], color=look["color"], linewidth=0.9, linestyle=(0, (1, 1)), marker=look["marker"],
-                               markevery=[len(table["T"]) - 1], markerfacecolor="none", label=f"{look['label']}, bound")  # fmt: skip
-                panel.set(xscale="log", xlabel=r"horizon $T$", title=statement, ylabel="left side")
-                # R3's left side for any direction may be negative.
-                positive = all((row.table()["observed"] > 0).all() for row in rows if row.statement == statement)
-                panel.set_yscale("log" if positive else "symlog")
-                panel.legend()
-            figure.savefig(path)
-        finally:
-            pyplot.close(figure)

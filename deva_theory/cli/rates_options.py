@@ -1,64 +1,157 @@
 """Options of ``deva-theory rates``; nothing heavy is imported here."""
 
 import argparse
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["FAMILIES", "RULES", "add_options"]
+__all__ = ["EXAMPLES", "FAMILIES", "ORACLES", "RULES", "add_options"]
 
-FAMILIES = ("diagonal", "rotated", "e1-heterogeneous", "e1-homogeneous", "logistic", "wells", "factorisation")
-RULES = ("signsgd", "adagrad", "deva-linf", "muon", "deva-spectral")
-ORACLES = ("gaussian", "spikes", "student", "rows")
+FAMILIES = {
+    "diagonal": "convex quadratics ½ Σ h_i x_i² in 6 variables, log-uniform curvatures",
+    "rotated": "the same spectra in random orthogonal bases: coordinates are coupled",
+    "e1-heterogeneous": "½ tr(XᵀHX), X 9×9, H with blocks of different spectra (the experiment E1 of the ledger)",
+    "e1-homogeneous": "the same with blocks of one spectrum",
+    "logistic": "regularised logistic regression on the breast cancer data of scikit-learn, 30 variables",
+    "wells": "non-convex sums of cosine wells in 6 variables, coupled along a random direction",
+    "factorisation": "non-convex ½‖XYᵀ - A‖_F², X 5×2 and Y 4×2 stacked as a matrix, on a ball",
+}
+RULES = {
+    "signsgd": "the sign of the gradient",
+    "adagrad": "AdaGrad: Γ of the sum of squares",
+    "deva-linf": "DeVA ℓ∞ without momentum: Γ of the bias-corrected mean square",
+    "muon": "the exact polar factor, no momentum",
+    "deva-spectral": "DeVA S∞ without momentum",
+}
+MATRIX_RULES = ("muon", "deva-spectral")
 """Names as in `deva_theory.rates.catalogue` (which imports torch); a test compares them."""
+ORACLES = ("none", "gaussian", "spikes", "student", "rows")
 STATEMENTS = ("R1", "R2", "R3", "R5")
+RULES_DEFAULT, STEPS, GRADIENTS = ("signsgd", "deva-linf"), (4, 8, 16, 32, 64, 128, 256, 512), (16, 64, 256, 1024, 4096)
+SEEDS, INSTANCES = 20, 2
+MOST_STEPS = 10**9
+MOST_SEED = 2**32 - 1
+
+EXAMPLES = (
+    "deva-theory rates wells --rule deva-linf,signsgd",
+    "deva-theory rates e1-heterogeneous --rule muon,deva-spectral --seeds 5 --steps 4,8,16,32,64 --figure rates.pdf",
+    "deva-theory rates rotated --known --gradients 16,64,256",
+    "deva-theory rates deva_theory.rates.catalogue:trace --statement R2 --oracle student --sigma 0.5 --json rates.json",
+)
+"""Commands that run as they stand; a test runs them."""
 
 
 def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """Add the arguments of ``rates``; `positive` parses whole numbers from 1."""
-    command.epilog = (
-        "R1: exact gradients. R2: a mini-batch of T samples in every step. R5: momentum and one sample. R3: matrices. "
-        "Every horizon T is a run of its own, with the statement's step size for it."
-    )
-    command.add_argument("problem", metavar="PROBLEM", choices=FAMILIES, help=f"one of {', '.join(FAMILIES)}")
-    command.add_argument("--rule", type=_some(RULES, "rule"), default=("signsgd", "deva-linf"), dest="rules", metavar="R,..",
-                         help=f"some of {', '.join(RULES)} (default: signsgd,deva-linf)")  # fmt: skip
-    command.add_argument("--statement", type=_some(STATEMENTS, "statement"), dest="statements", metavar="S,..",
-                         help="some of R1, R2, R3, R5 (default: all that cover the rule)")  # fmt: skip
-    command.add_argument("--seeds", type=positive, default=20, metavar="N", help="starting points and noises (default: %(default)s)")
-    command.add_argument("--instances", type=positive, default=2, metavar="N", help="problems of the family (default: %(default)s)")
-    command.add_argument("--steps", type=_horizons, default=(4, 8, 16, 32, 64, 128, 256, 512), metavar="T,..",
-                         help="horizons T, at least five of them for a slope (default: 4,8,16,...,512)")  # fmt: skip
-    command.add_argument("--oracle", choices=ORACLES, help="noise of R2, R3 and R5 (default: rows of a finite sum, else gaussian)")
-    command.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply the statement's step size (default: 1)")
-    command.add_argument("--seed", type=_count, default=0, metavar="N", help="of problems, starts and noise (default: 0)")
-    command.add_argument("--json", type=Path, metavar="F", help="write everything to this file")
-    command.add_argument("--csv", type=Path, metavar="F", help="write a row per statement, rule and T")
-    command.add_argument("--figure", type=Path, metavar="F", help="draw both sides over T: .pdf, .png or .svg")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = _epilog()
+    command.add_argument("problem", metavar="PROBLEM", type=_problem,
+                         help="a name of the list below, or PKG.MOD:FACTORY, where FACTORY(instances, seed) returns a Problem (see README)")  # fmt: skip
+    what = command.add_argument_group("what runs")
+    what.add_argument("--rule", type=_some(tuple(RULES), "rule", own=True), dest="rules", metavar="R,..",
+                      help=f"names of the list below, or PKG.MOD:FACTORY, where FACTORY(event_ndim) returns a Rule (default: "
+                           f"{','.join(RULES_DEFAULT)})")  # fmt: skip
+    what.add_argument("--statement", type=_some(STATEMENTS, "statement"), dest="statements", metavar="S,..",
+                      help="some of R1, R2, R3, R5 (default: all that cover the rule)")  # fmt: skip
+    what.add_argument("--steps", type=_increasing("horizons"), metavar="T,..",
+                      help="horizons T, at least five of them for a slope (default: 4,8,16,...,512)")  # fmt: skip
+    what.add_argument("--scale", type=float, metavar="X", help="multiply the statement's step size (default: 1)")
+    what.add_argument("--known", action="store_true",
+                      help="instead of --rule and --statement: every method of the table of known rates, at equal numbers of gradients")  # fmt: skip
+    what.add_argument("--gradients", type=_increasing("numbers of gradients"), metavar="N,..",
+                      help="of --known; squares where they are noisy, since T steps with batch T take T² samples (default: "
+                           f"{','.join(map(str, GRADIENTS))})")  # fmt: skip
+
+    how = command.add_argument_group("instances and noise")
+    how.add_argument("--seeds", type=positive, default=SEEDS, metavar="N", help="starting points and noises (default: %(default)s)")
+    how.add_argument("--instances", type=positive, metavar="N", help=f"problems of the family (default: {INSTANCES})")
+    how.add_argument("--oracle", choices=ORACLES, metavar="O",
+                     help=f"one of {', '.join(ORACLES)} (exact gradients); default: rows of a finite sum, else gaussian; R1 always has exact "
+                          "gradients, and R3 and --known take both kinds")  # fmt: skip
+    how.add_argument("--sigma", type=_deviation, metavar="X",
+                     help="standard deviation of the noise in each coordinate; rows have their own (default: 1)")  # fmt: skip
+    how.add_argument("--seed", type=_seed, default=0, metavar="N", help="of problems, starts and noise (default: 0)")
+
+    out = command.add_argument_group("results")
+    out.add_argument("--json", type=Path, metavar="F", help="write everything to this file: curves of every seed, step sizes, all bounds")
+    out.add_argument("--csv", type=Path, metavar="F", help="write the tables: a row per statement, rule and T (--known: per method and N)")
+    out.add_argument("--figure", type=Path, metavar="F", help="draw both sides over T: .pdf, .png or .svg")
+    out.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-def _some(known: tuple[str, ...], what: str) -> Callable[[str], tuple[str, ...]]:
+def _epilog() -> str:
+    width = max(map(len, (*FAMILIES, *RULES)))
+    matrices = {name: f"{text}; matrices only" if name in MATRIX_RULES else text for name, text in RULES.items()}
+    lines = [
+        "problems (every constant in the bounds is known, none is estimated):",
+        *(f"  {name:{width}}  {text}" for name, text in FAMILIES.items()),
+        "", "rules (matrices: e1-heterogeneous, e1-homogeneous, factorisation):",
+        *(f"  {name:{width}}  {text}" for name, text in matrices.items()),
+        "", "statements, proved in the docstrings of deva_theory.rates; every horizon T is a run of its own, with the statement's step size:",
+        "  R1  exact gradients             R2  a mini-batch of T samples in every step",
+        "  R5  momentum and one sample     R3  matrices, exact gradients or mini-batches of T",
+        "  R4 (from the weighted left side to ‖∇f‖_1) is in `deva-theory figures rates`,",
+        "  R6 (how tight the bounds are) in `deva-theory claims R6`; both need the clone.",
+        "", "columns:",
+        "  observed  the statement's left side, averaged over the T steps, seeds and instances.  That of an adaptive rule carries its own Γ:",
+        "            compare rules in the column behind it, ‖∇f‖_1 (R3: ‖∇f‖_*)",
+        "  bound     the right side, where L_Γ and Γ are measured along the run (R5: by constants)",
+        "  a priori  the right side from constants known before the run; empty where there is none",
+        "  ratio     bound/observed, with a 95% interval over seeds: at least 1 if the statement holds, 1 if it is attained",
+        "", "exit codes: 0 no bound exceeded, 1 a run exceeds its bound (a constant of your own problem is wrong, or a statement is),",
+        "            2 bad input, 130 interrupted",
+        "", "examples:", *(f"  {example}" for example in EXAMPLES),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _problem(text: str) -> str:
+    if ":" in text or text in FAMILIES:
+        return text
+    raise argparse.ArgumentTypeError(_unknown("problem", text, tuple(FAMILIES), own=True))
+
+
+def _unknown(what: str, name: str, known: tuple[str, ...], *, own: bool) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    others = f"{', '.join(known)}{', or PKG.MOD:FACTORY' if own else ''}"
+    return f"unknown {what} {name!r}" + (f"; did you mean {near[0]}? Known: {others}" if near else f", use one of {others}")
+
+
+def _some(known: tuple[str, ...], what: str, *, own: bool = False) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-        unknown = [name for name in names if name not in known]
+        unknown = [name for name in names if name not in known and not (own and ":" in name)]
         if unknown:
-            raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}, use some of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(_unknown(what, unknown[0], known, own=own))
         return names
 
     return parse
 
 
-def _horizons(text: str) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        steps = ()
-    if not steps or min(steps) < 1 or list(steps) != sorted(set(steps)):
-        raise argparse.ArgumentTypeError(f"{text!r} are no increasing whole numbers from 1 such as 4,8,16,32,64")
-    return steps
+def _increasing(what: str) -> Callable[[str], tuple[int, ...]]:
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1 or max(numbers) > MOST_STEPS or list(numbers) != sorted(set(numbers)):
+            raise argparse.ArgumentTypeError(f"{text!r}: {what} are increasing whole numbers from 1 to 10^9 such as 4,16,64,256,1024")
+        return numbers
+
+    return parse
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20 or int(text) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {MOST_SEED}")
     return int(text)
+
+
+def _deviation(text: str) -> float:
+    try:
+        sigma = float(text)
+    except ValueError:
+        sigma = -1.0
+    if not 0 <= sigma < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no standard deviation: use a finite number from 0")
+    return sigma

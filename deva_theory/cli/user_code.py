@@ -1,15 +1,21 @@
 """The user's own code, named ``pkg.mod:name`` on the command line: import, call, and one line for whatever it raises."""
 
 import difflib
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from deva_theory.cli.errors import BadInput
 
 __all__ = ["called", "imported", "near", "place", "users_frame"]
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_STANDARD = sysconfig.get_path("stdlib") + os.sep
 
 
 def imported(name: str, option: str) -> Any:
@@ -69,6 +75,9 @@ def place(error: Exception) -> str:
 
 def users_frame(error: Exception) -> str:
     """Return "file, line n" of the innermost frame that is neither installed, nor Python's, nor of this package; "" if there is none."""
-    places = [(f.filename.replace("\\", "/"), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    own = [(name, line) for name, line in places if not any(part in name for part in ("site-packages/", "<frozen", "/deva_theory/"))]
+    own = [(f.filename.replace("\\", "/"), f.lineno) for f in traceback.extract_tb(error.__traceback__) if not _foreign(f.filename)]
     return f"{own[-1][0].rpartition('/')[2]}, line {own[-1][1]}" if own else ""
+
+
+def _foreign(filename: str) -> bool:
+    return filename.startswith(("<", _STANDARD, _PACKAGE)) or "site-packages" in filename

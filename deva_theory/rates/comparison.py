@@ -29,6 +29,7 @@ from deva_theory.problems.families import AssumptionError as FamilyError
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import known, matrix_bounds, momentum_bounds, vector_bounds
 from deva_theory.rates.catalogue import METHODS
+from deva_theory.rates.conversion import conversion
 from deva_theory.rates.coverage import SingularAdaGrad, UpdateRule
 from deva_theory.rates.loop import by_horizon, factor_average, rounding, run_grid, sample_deviation, starting_gap
 from deva_theory.rates.statement import AssumptionError, Bound
@@ -466,6 +467,8 @@ def _carried_over(contestant: Contestant, facts: Facts, bound: Bound, kappa: Ten
     if contestant.left in ("l2", "rms"):
         return known.l1_from_l2(bound, d).value, size
     if contestant.left in ("l1", "nuclear"):
+        # R1, R2 and R5 with Γ ≡ 1 are about ‖∇f‖_1.
+        bound = conversion(bound, 1.0) if bound.left == "l1_weighted" else bound
         smaller = known.l2_from_larger(bound)
         return (size if contestant.left == "l1" else known.l1_from_l2(smaller, d).value), smaller.value
     if contestant.left == SINGULAR and facts.oracle is not None:

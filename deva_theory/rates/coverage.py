@@ -154,12 +154,20 @@ def factor_bound(rule: UpdateRule, steps: int) -> Tensor:
     Returns
     -------
     Tensor of float64, shape ``(T,)``
-        1 for Γ ≡ 1 and AdaGrad; ``√((1-β2^{t+1})/(1-β2))`` for the bias-corrected mean square, ``(1-β2)^{-1/2}`` without correction.
+        1 for Γ ≡ 1 and AdaGrad; ``√((1-β2^{t+1})/(1-β2))`` for the bias-corrected mean square, ``(1-β2)^{-1/2}`` without correction, and
+        ``1/(1-β2)`` where the second moment is a product of two means.
 
     Raises
     ------
     AssumptionError
         "bounded factors", where no such bound exists.
+
+    Notes
+    -----
+    Proof.  All averages are of non-negative numbers, so at least 1-β2 times the last one, and without decay at least that; an ε below
+    only makes Γ smaller.  With the amplitude a = |g|, or √(rc) from the norms r, c of row and column: V ≥ (1-β2)a², divided by the bias
+    1-β2^{t+1}.  V = √(EMA(r²) EMA(c²)) ≥ (1-β2)rc likewise.  V = EMA(r) EMA(c) ≥ (1-β2)²rc: two factors of 1-β2.  Γ = a/√V.  ∎
+    Without ε all are attained after gradients that were 0.
     """
     ones = torch.ones(steps, dtype=torch.float64)
     if isinstance(rule, FixedFactors):
@@ -172,7 +180,11 @@ def factor_bound(rule: UpdateRule, steps: int) -> Tensor:
         raise AssumptionError(f"bounded factors, 0 ≤ Γ ≤ γ_max < ∞: {rule.name} has no γ_max known before the run")
     if adaptation.beta is None:
         return ones
+    if adaptation.factored == "mean":
+        return ones / (1 - adaptation.beta)
     top = 1 / math.sqrt(1 - adaptation.beta)
     if not adaptation.bias_correction:
         return top * ones
-    return top * (1 - adaptation.beta ** torch.arange(1, steps + 1, dtype=torch.float64)).sqrt()
+    # 1 - β2^t by its logarithm, -∞ at β2 = 0: the difference loses digits next to β2 = 1.
+    decay = torch.arange(1, steps + 1, dtype=torch.float64) * torch.tensor(adaptation.beta, dtype=torch.float64).log()
+    return top * (-torch.expm1(decay)).sqrt()

@@ -7,7 +7,8 @@ cannot spoil.  The estimate is the mean over seeds.
 seeds (quantiles of Student and of the normal law; Hesterberg 2015, "What teachers should know about the bootstrap", corrects the level
 instead, which cannot help where the percentile is the smallest of n numbers already).  Without it few seeds are covered too rarely.
 
-*Window.*  A rate is a statement for large T, so a window always ends at the largest T, see `choose_window`.
+*Window.*  A rate is a statement for large T, so a window always ends at the largest T, see `choose_window`.  Where it is chosen from the
+curves, it is chosen anew in every resample: an interval for the window that happened to be chosen is too narrow.
 
 All randomness comes from a seed: the same input gives the same numbers.
 """
@@ -19,11 +20,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 Array = NDArray[np.float64]
 MIN_POINTS = 5
 """Fewest points of a window: a parabola takes three, and two are left to tell."""
+LEVEL, TOLERANCE = 0.05, 0.02
+"""Of the test for straight windows, see `choose_window`."""
+FEW = 3
+"""Up to so many seeds, curves that bend look straight to Student's t across seeds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Window:
     bend : float
         How much the slope changes from the first to the last point, from a parabola in log T; mean over seeds.
     p_value : float
-        Of the hypothesis that the mean bend is 0.
+        Of the hypothesis that the mean bend is 0, see `choose_window`.
     straight : bool
         False if no window passes, and this is the shortest.
     """
@@ -66,7 +71,8 @@ class SlopeFit:
     slope : float
         The mean over seeds.
     low, high : float or None
-        The interval; None with one seed.
+        The interval; None with one seed.  If `window` was given, it is an interval for the slope in that window; else it allows for the
+        choice of the window.
     level : float
         Its nominal coverage.
     per_seed : tuple of float
@@ -74,6 +80,7 @@ class SlopeFit:
     intercept : float
         The mean over seeds of the median of log y - slope · log T: log of the constant, natural.
     window : Window
+        The one given, or chosen.
     """
 
     slope: float
@@ -147,14 +154,23 @@ def theil_sen(x: ArrayLike, y: ArrayLike) -> Array:
     -------
     array (…)
         As `scipy.stats.theilslopes` for each row.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two points, two equal x, or another number of y.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2 or len(np.unique(x)) < len(x):
+        raise ValueError("theil_sen: x must be at least two different numbers")
+    if y.ndim < 1 or y.shape[-1] != len(x):
+        raise ValueError(f"theil_sen: y has shape {y.shape}; use (…, {len(x)})")
     first, second = np.triu_indices(len(x), 1)
     return np.median((y[..., second] - y[..., first]) / (x[second] - x[first]), axis=-1)
 
 
 def choose_window(
-    T: ArrayLike, values: ArrayLike, *, level: float = 0.05, tolerance: float = 0.02, min_points: int = MIN_POINTS
+    T: ArrayLike, values: ArrayLike, *, level: float = LEVEL, tolerance: float = TOLERANCE, min_points: int = MIN_POINTS
 ) -> Window:
     r"""Return the longest window ``T[start:]`` whose curvature is insignificant.
 
@@ -183,44 +199,97 @@ def choose_window(
 
     Notes
     -----
-    With u = log T, each seed's log y is fitted by least squares with a + bu + cu²; its bend is 2c(u_last - u_first).  Over several
-    seeds the mean bend is tested by Student's t across seeds, which needs no independence between the points of a curve; with one
-    seed by the t of c from the residuals.  The tolerance keeps curves without noise, where every bend is significant.
+    With u = log T, each seed's log y is fitted by least squares with a + bu + cu²; its bend is 2c(u_last - u_first).  The mean bend is
+    tested by Student's t across seeds, which needs no independence between the points of a curve; with one seed by the t of c from the
+    residuals.  Two or three seeds must pass both (each at half the level), since across so few seeds hardly any bend is significant.  Seeds
+    with the same curve are one.  The tolerance keeps curves without noise, where every bend is significant.
     """
     T, values = _curves(T, values)
     if not 4 <= min_points <= len(T):
         raise ValueError(f"choose_window: min_points is {min_points}; use 4 to {len(T)}, the number of points")
     if not (0 < level < 1 and tolerance >= 0):
         raise ValueError(f"choose_window: level is {level}, tolerance {tolerance}; use 0 < level < 1 and tolerance >= 0")
-    u, w = np.log(T), np.log(values)
-    last = len(T) - min_points
-    for start in range(last + 1):
-        bend, p_value = _bend(u[start:], w[:, start:])
-        passes = p_value > level or abs(bend) <= tolerance
-        if passes or start == last:
-            return Window(start, len(T) - start, float(T[start]), float(T[-1]), bend, p_value, passes)
-    raise AssertionError("the last window always returns")
+    curves, which = _distinct(np.log(values))
+    bends, p_values = _Windows.of(np.log(T), curves, min_points).tests(np.bincount(which)[None])
+    straight = (p_values > level) | (abs(bends) <= tolerance)
+    (start,) = _first(straight)
+    return Window(
+        int(start), int(len(T) - start), float(T[start]), float(T[-1]), float(bends[0, start]), float(p_values[0, start]),
+        bool(straight[0, start]),
+    )
 
 
-def _bend(u: Array, w: Array) -> tuple[float, float]:
-    """Return the mean change of slope over the window and its p-value."""
-    # Centred and scaled to [-1, 1], so that the normal equations are well conditioned: the change of slope in u is 4c/half-width.
-    half = (u[-1] - u[0]) / 2
-    v = (u - (u[-1] + u[0]) / 2) / half
-    powers = np.stack([np.ones_like(v), v, v**2], axis=1)
-    inverse = np.linalg.pinv(powers)
-    coefficients = w @ inverse.T
-    bends = 4 * coefficients[:, 2] / half
-    mean, seeds, points = float(bends.mean()), len(w), len(u)
-    if seeds > 1:
-        error, freedom = float(bends.std(ddof=1)) / np.sqrt(seeds), seeds - 1
-    else:
-        residual = w[0] - powers @ coefficients[0]
-        freedom = points - 3
-        error = float(np.sqrt(residual @ residual / freedom) * np.linalg.norm(inverse[2])) * 4 / half
-    if error == 0:
-        return mean, 1.0 if mean == 0 else 0.0
-    return mean, float(2 * stats.t.sf(abs(mean) / error, freedom))
+def _first(straight: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the first window of each row that passes, else the last, which is the shortest."""
+    return np.where(straight.any(1), straight.argmax(1), straight.shape[1] - 1)
+
+
+def _distinct(rows: Array) -> tuple[Array, NDArray[np.intp]]:
+    """Return the rows that differ, and for each row which of them it is."""
+    curves, which = np.unique(rows, axis=0, return_inverse=True)
+    return curves, which.reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """The parabolas of every curve in every window, the longest first.
+
+    Attributes
+    ----------
+    bends, variances : array (windows, curves)
+        The change of slope over the window, and the variance of that by the residuals.
+    freedom : array (windows,)
+        Degrees of freedom of one curve's residuals.
+    """
+
+    bends: Array
+    variances: Array
+    freedom: Array
+
+    @classmethod
+    def of(cls, u: Array, w: Array, min_points: int) -> _Windows:
+        """Fit; the shortest window has `min_points`."""
+        bends, variances, freedom = [], [], []
+        for start in range(len(u) - min_points + 1):
+            x, y = u[start:], w[:, start:]
+            # Centred and scaled to [-1, 1], so that the normal equations are well conditioned: the change of slope in u is 4c/half-width.
+            half = (x[-1] - x[0]) / 2
+            v = (x - (x[-1] + x[0]) / 2) / half
+            powers = np.stack([np.ones_like(v), v, v**2], axis=1)
+            inverse = np.linalg.pinv(powers)
+            coefficients = y @ inverse.T
+            residuals = y - coefficients @ powers.T
+            freedom.append(len(x) - 3.0)
+            bends.append(4 * coefficients[:, 2] / half)
+            variances.append((residuals**2).sum(1) / freedom[-1] * (np.linalg.norm(inverse[2]) * 4 / half) ** 2)
+        return cls(np.array(bends), np.array(variances), np.array(freedom))
+
+    def tests(self, counts: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Return the mean bends and their p-values in every window, each of shape (samples, windows).
+
+        Parameters
+        ----------
+        counts : array (samples, curves)
+            How often a sample has each curve; all samples have the same size.
+        """
+        size = int(counts[0].sum())
+        share = counts / size
+        mean, different = share @ self.bends.T, (counts > 0).sum(1)[:, None]
+        by_residuals = _two_sided(mean, np.sqrt((share**2).sum(1)[:, None] * (share @ self.variances.T)), different * self.freedom)
+        if size == 1:
+            return mean, by_residuals
+        centred = self.bends - self.bends.mean(1, keepdims=True)
+        spread = (share @ (centred**2).T - (share @ centred.T) ** 2).clip(min=0) / (size - 1)
+        across = _two_sided(mean, np.sqrt(spread), np.full_like(spread, size - 1))
+        if size <= FEW:
+            across = np.minimum(2 * np.minimum(across, by_residuals), 1.0)
+        return mean, np.where(different > 1, across, by_residuals)
+
+
+def _two_sided(mean: Array, error: Array, freedom: Array) -> Array:
+    """Return Student's p-values; a mean without error is 0 or significant."""
+    certain = np.where(mean == 0, 1.0, 0.0)
+    return np.where(error > 0, 2 * special.stdtr(freedom, -abs(mean) / np.where(error > 0, error, 1.0)), certain)
 
 
 def fit_slope(
@@ -235,7 +304,8 @@ def fit_slope(
     values : array (n,) or (seeds, n)
         y, positive.
     window : Window, optional
-        By default that of `choose_window`.
+        Given, it is taken as it is.  By default that of `choose_window`, chosen anew in every resample; `SlopeFit.window` is the one of the
+        curves themselves, for another fit in the same window.
     level : float
         Of the interval.
     resamples, seed : int
@@ -252,17 +322,35 @@ def fit_slope(
     """
     T, values = _curves(T, values)
     _check_bootstrap(level, resamples)
-    window = choose_window(T, values) if window is None else window
-    if not 0 <= window.start <= len(T) - 2:
-        raise ValueError(f"fit_slope: the window starts at point {window.start} of {len(T)}; leave at least two")
-    u, w = np.log(T[window.start :]), np.log(values[:, window.start :])
-    slopes = theil_sen(u, w)
-    intercept = float(np.median(w - slopes[:, None] * u, axis=1).mean())
+    chosen = choose_window(T, values) if window is None else window
+    if not 0 <= chosen.start <= len(T) - 2:
+        raise ValueError(f"fit_slope: the window starts at point {chosen.start} of {len(T)}; leave at least two")
+    u, w = np.log(T), np.log(values)
+    inside, within = u[chosen.start :], w[:, chosen.start :]
+    slopes = theil_sen(inside, within)
+    slope = float(slopes.mean())
+    intercept = float(np.median(within - slopes[:, None] * inside, axis=1).mean())
     low = high = None
     if len(slopes) > 1:
-        means = slopes[_resampled(len(slopes), resamples, seed)].mean(1)
-        low, high = (float(x) for x in _percentiles(slopes.mean(), means, len(slopes), level))
-    return SlopeFit(float(slopes.mean()), low, high, level, tuple(slopes.tolist()), intercept, window)
+        drawn = _resampled(len(slopes), resamples, seed)
+        means = slopes[drawn].mean(1) if window is not None else _refitted(u, w, drawn)
+        lower, upper = (float(x) for x in _percentiles(np.float64(slope), means, len(slopes), level))
+        # Resamples may prefer longer or shorter windows, all with steeper slopes, say: the estimate belongs to its interval.
+        low, high = min(lower, slope), max(upper, slope)
+    return SlopeFit(slope, low, high, level, tuple(slopes.tolist()), intercept, chosen)
+
+
+def _refitted(u: Array, w: Array, drawn: NDArray[np.intp]) -> Array:
+    """Return the slope of each resample in the window that `choose_window` gives it."""
+    curves, which = _distinct(w)
+    counts = _counts(which[drawn], len(curves))
+    bends, p_values = _Windows.of(u, curves, MIN_POINTS).tests(counts)
+    starts = _first((p_values > LEVEL) | (abs(bends) <= TOLERANCE))
+    means = np.empty(len(drawn))
+    for start in np.unique(starts):
+        here = starts == start
+        means[here] = counts[here] @ theil_sen(u[start:], curves[:, start:]) / len(w)
+    return means
 
 
 def bound_ratio(
@@ -316,9 +404,14 @@ def bound_ratio(
 
 def _means(rows: Array, drawn: NDArray[np.intp]) -> Array:
     """Return the mean of each resample, by how often it has each seed: (resamples, seeds) @ (seeds, n)."""
-    counts = np.zeros((len(drawn), len(rows)))
-    np.add.at(counts, (np.arange(len(drawn))[:, None], drawn), 1.0)
-    return counts @ rows / len(rows)
+    return _counts(drawn, len(rows)) @ rows / len(rows)
+
+
+def _counts(drawn: NDArray[np.intp], different: int) -> NDArray[np.intp]:
+    """Return how often each resample has each of so many things."""
+    counts = np.zeros((len(drawn), different), dtype=np.intp)
+    np.add.at(counts, (np.arange(len(drawn))[:, None], drawn), 1)
+    return counts
 
 
 def _resampled(seeds: int, resamples: int, seed: int) -> NDArray[np.intp]:

@@ -57,8 +57,8 @@ def signsgd(gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers) -> Bound:
     -----
     The method and the setting of Bernstein, Wang, Azizzadenesheli and Anandkumar (2018), Theorem 1, who assume smoothness from above and
     from below, and unbiased samples; from above is enough here, and samples without bias are what makes the noise fall as 1/√B.  The
-    constant is proved here.  Proof: R2 with Γ ≡ 1 (`stochastic`), where L_Γ = sup_{|u_i| ≤ 1} Σ L_i u_i² = ‖L‖_1, E γ² = 1, B = T; the step size makes Δ/(ηT) =
-    Δ√(‖L‖_1/T) and η‖L‖_1/2 = ½√(‖L‖_1/T).  ∎  In samples, N = T², the rate is N^{-1/4}.
+    constant is proved here.  Proof: R2 with Γ ≡ 1 (`stochastic`), where L_Γ = sup_{|u_i| ≤ 1} Σ L_i u_i² = ‖L‖_1, E γ² = 1, B = T; the
+    step size makes Δ/(ηT) = Δ√(‖L‖_1/T) and η‖L‖_1/2 = ½√(‖L‖_1/T).  ∎  In samples, N = T², the rate is N^{-1/4}.
 
     This η is not dimensionally consistent (the sum Δ + ½ depends on the unit of f), that of `stochastic_best` is.
     """
@@ -329,7 +329,8 @@ KNOWN_RATES: tuple[KnownRate, ...] = (
     KnownRate("Γ ⊙ sign, exact", "SPEC R1", "deterministic", (BELOW, DESCENT, EXACT), "avg ‖∇f‖_{1,Γ}", "Δ, avg L_Γ", ONE, -1 / 2,
               -1 / 2, deterministic_best),
     KnownRate("Γ ⊙ sign, B = T", "SPEC R2; the setting of the paper's Theorems 4.12 and 4.15", "stochastic",
-              (BELOW, DESCENT, VARIANCE, FREE), "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4, stochastic_paper_setting),
+              (BELOW, DESCENT, VARIANCE, FREE), "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4,
+              stochastic_paper_setting),
     KnownRate("singular values weighted", "SPEC R3", "singular_weighted", (BELOW, MATRIX_DESCENT, SECOND_MOMENT), "avg E Σ γ_iσ_i(Ĝ)",
               "Δ, avg E L_{S,Γ}, E[max γ_i ‖Ĝ-∇f‖_*]", "T, with η ∝ 1/√T", -1 / 2, -1 / 4, singular_weighted),
     KnownRate("Γ ⊙ sign with momentum", "SPEC R5", "momentum", MOMENTUM,

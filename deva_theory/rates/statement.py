@@ -103,7 +103,7 @@ _ASSUMPTIONS: Mapping[str, _Assumption] = {
     "curvature": _Assumption("L", "a finite smoothness constant L > 0 (with L = 0 no step size is the best)", _positive),
     "distance": _Assumption("Δ", "f bounded below and x_0 not optimal, 0 < Δ < ∞ (with Δ = 0 no step size is the best)", _positive),
     "noise": _Assumption("the noise", _VARIANCE, _nonnegative),
-    "wrong": _Assumption("Σ E γ|∂f|1{wrong sign}", "wrong signs whose expected share of ‖∇f‖_{1,Γ} is finite, and not negative", _nonnegative),
+    "wrong": _Assumption("Σ E γ|∂f|1{wrong sign}", "wrong signs of a finite share in ‖∇f‖_{1,Γ}, not negative", _nonnegative),
     "sigma": _Assumption("σ", _VARIANCE, _nonnegative),
     "gamma_rms": _Assumption("√(E γ²)", "factors γ ≥ 0 with a finite second moment", _nonnegative),
     "gamma_min": _Assumption("γ_min", "a positive lower bound 0 < γ_min ≤ Γ (DeVA's Γ has none unless it is clipped)", _positive),

@@ -234,6 +234,6 @@ def signs_in_expectation(gap: Numbers, steps: Numbers, eta: Numbers, L: Numbers,
     """
     gap, steps, eta, L, wrong = inputs("R2 by signs", gap=gap, steps=steps, eta=eta, L=L, wrong=wrong)
     return total(
-        "R2 by signs: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + 2 avg Σ E γ_i|∂_i f|1{wrong sign}", (BELOW, DESCENT, FREE), "l1_weighted",
-        **descent_terms(gap, steps, eta, L), noise=2 * wrong,
+        "R2 by signs: avg E‖∇f‖_{1,Γ} ≤ Δ/(ηT) + (η/2) avg E L_Γ + 2 avg Σ E γ_i|∂_i f|1{wrong sign}", (BELOW, DESCENT, FREE),
+        "l1_weighted", **descent_terms(gap, steps, eta, L), noise=2 * wrong,
     )

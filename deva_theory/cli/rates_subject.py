@@ -1,0 +1,269 @@
+"""What ``deva-theory rates`` runs: the problem, the rules with the statements that cover them, and the noise; the user's own too."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from deva_theory.cli.errors import BadInput
+from deva_theory.cli.rates_options import INSTANCES, MATRIX_RULES, RULES_DEFAULT
+from deva_theory.cli.user_code import called, imported, place, users_frame
+from deva_theory.problems.families import Constants, Oracle, Problem
+from deva_theory.problems.families.oracles import Additive
+from deva_theory.rates import AssumptionError, catalogue
+from deva_theory.rates.coverage import UpdateRule, check_covered
+
+__all__ = ["Wanted", "add_noise", "check_size", "guarded", "instances", "note", "problem_of", "wanted"]
+
+_VECTOR_STATEMENTS = ("R1", "R2", "R5")
+_NUMBERS = 30
+"""float64 numbers that a run holds for each coordinate at its busiest, less than measured for every family."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One rule under one statement.
+
+    Attributes
+    ----------
+    statement, name : str
+        The rule's name as the user gave it.
+    rule : UpdateRule
+    """
+
+    statement: str
+    name: str
+    rule: UpdateRule
+
+
+def note(text: str) -> None:
+    """Say on standard error what a user may not expect."""
+    print(f"deva-theory: note: {text}", file=sys.stderr)
+
+
+def instances(problem: Problem) -> int:
+    """Return the number of instances of a batch."""
+    return math.prod(problem.batch_shape)
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def problem_of(options: argparse.Namespace) -> Problem:
+    """Return the problem that the options name: of the catalogue, or the user's own, which is checked.
+
+    Raises
+    ------
+    BadInput
+        The user's own cannot be had, or is no `Problem` that can be run.
+    """
+    count = INSTANCES if options.instances is None else options.instances
+    if ":" not in options.problem:
+        if options.problem == "logistic" and options.seed:
+            note("--seed changes starts and noise alone: the data of logistic are what they are")
+        return catalogue.FAMILIES[options.problem](count, options.seed)
+    found: Any = imported(options.problem, "PROBLEM")
+    if isinstance(found, Problem):
+        given = [name for name, value in (("--instances", options.instances), ("--seed", options.seed)) if value]
+        if given:
+            note(f"{options.problem} is a Problem and no factory: its instances are what they are, whatever {' and '.join(given)} say")
+    elif callable(found):
+        remedy = "; it is called with the number of instances and a seed, and returns a Problem"
+        found = called(found, options.problem, count, options.seed, remedy=remedy)
+    if not isinstance(found, Problem):
+        raise BadInput(
+            f"{options.problem} gives a {type(found).__name__}: name a deva_theory.problems.families.Problem, or a function of the number of "
+            "instances and a seed that returns one"
+        )
+    _check_own(options.problem, found)
+    return found
+
+
+def _check_own(name: str, problem: Problem) -> None:
+    """Raise unless shapes and constants fit, and the gradient is that of the value along a random direction."""
+    event, constants = tuple(problem.event_shape), problem.constants
+    if len(event) != problem.event_ndim or problem.event_ndim not in (1, 2) or 0 in (*event, *problem.batch_shape):
+        raise BadInput(f"{name}: event_shape is {event}; use (d,) with event_ndim 1, or (m, n) with event_ndim 2, and at least one instance")
+    if not isinstance(constants, Constants):
+        raise BadInput(f"{name}: constants are a {type(constants).__name__}; return deva_theory.problems.families.Constants")
+    whole = (*problem.batch_shape, *event)
+    spectral = {} if constants.spectral is None else {"spectral": constants.spectral}
+    by_instance = {
+        "optimum": constants.optimum, "box": constants.box, "euclidean": constants.euclidean,
+        "gradient_lipschitz_linf": constants.gradient_lipschitz_linf, **spectral,
+    }
+    for key, x in {**by_instance, "coordinate": constants.coordinate}.items():
+        shape = whole if key == "coordinate" else tuple(problem.batch_shape)
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float64 or tuple(x.shape) != shape:
+            got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
+            raise BadInput(f"{name}: constants.{key} is {got}; use a float64 tensor of shape {shape}")
+        if not bool(x.isfinite().all()) or (key != "optimum" and bool((x < 0).any())):
+            raise BadInput(f"{name}: constants.{key} must be finite" + ("" if key == "optimum" else " and not negative"))
+    generator = torch.Generator().manual_seed(0)
+    x = problem.start(generator, (1,))
+    if tuple(x.shape) != (1, *whole):
+        raise BadInput(f"{name}: start(generator, (1,)) has shape {tuple(x.shape)}; use (1, *batch_shape, *event_shape) = {(1, *whole)}")
+    value, gradient = problem.value(x), problem.gradient(x)
+    if tuple(value.shape) != (1, *problem.batch_shape) or tuple(gradient.shape) != tuple(x.shape):
+        raise BadInput(
+            f"{name}: of points of shape {tuple(x.shape)} _value has shape {tuple(value.shape)} and _gradient {tuple(gradient.shape)}; use "
+            f"{(1, *problem.batch_shape)} and {tuple(x.shape)}"
+        )
+    axes = tuple(range(-problem.event_ndim, 0))
+    step = torch.finfo(x.dtype).eps ** (1 / 3)
+    towards = torch.where(torch.rand(x.shape, generator=generator) < 0.5, -1.0, 1.0).to(x)
+    # Inwards first: a start on the sphere of a bounded domain has no room outside.
+    towards = -towards * torch.sign((x * towards).sum(axes, keepdim=True) + 1e-30)
+    near, far = problem.value(x + step * towards), problem.value(x + 2 * step * towards)
+    # A second-order difference from one side.
+    slope = (-3 * value + 4 * near - far) / (2 * step)
+    size = gradient.abs().sum(axes) + value.abs() + 1
+    if not bool(((slope - (gradient * towards).sum(axes)).abs() <= 1e-2 * size).all()):
+        raise BadInput(f"{name}: _gradient is not the gradient of _value: differences of values disagree with it at a random start")
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
+    """Return the rules with their statements, those that cover each rule unless the user names some.
+
+    Raises
+    ------
+    BadInput
+        A rule for matrices on vectors, statements that do not cover a rule, or an own rule that cannot be had.
+    """
+    found, noiseless = [], options.oracle == "none"
+    for name in options.rules or RULES_DEFAULT:
+        rule, usual, possible = _rule(problem, name)
+        if options.statements is not None:
+            chosen = [statement for statement in options.statements if statement in possible]
+            if not chosen:
+                raise BadInput(f"--statement {','.join(options.statements)} names none that covers {name}: use {', '.join(possible)}")
+        else:
+            # R2 and R5 are about noise.
+            chosen = [statement for statement in usual if not (noiseless and statement in ("R2", "R5"))]
+            if len(chosen) < len(usual):
+                note(f"{name}: R2 and R5 are about noise, and --oracle none leaves them out")
+        found += [Wanted(statement, name, rule) for statement in chosen]
+    if all(one.statement == "R1" for one in found):
+        for option, value in (("--oracle", options.oracle), ("--sigma", options.sigma)):
+            if value not in (None, "none"):
+                note(f"R1 has exact gradients: {option} {value} changes nothing")
+    return sorted(found, key=lambda one: one.statement)
+
+
+def _rule(problem: Problem, name: str) -> tuple[UpdateRule, tuple[str, ...], tuple[str, ...]]:
+    """Return a rule, the statements that it runs under by default, and those it can run under."""
+    if ":" not in name:
+        if name in MATRIX_RULES and problem.event_ndim == 1:
+            fitting = "e1-heterogeneous, e1-homogeneous or factorisation"
+            raise BadInput(f"{name} is a rule for matrices, and {problem.name} has vectors: use {fitting}")
+        covering = ("R3",) if name in MATRIX_RULES else _VECTOR_STATEMENTS
+        return catalogue.METHODS[name].rule(problem.event_ndim), covering, covering
+    factory: Any = imported(name, "--rule")
+    hint = "a function of the number of dimensions of one variable (1: vectors, 2: matrices) that returns a deva_theory.rules.Rule"
+    if isinstance(factory, type) or not callable(factory):
+        what = "a class" if isinstance(factory, type) else f"a {type(factory).__name__}"
+        raise BadInput(f"{name} is {what}: name {hint}")
+    rule = called(factory, name, problem.event_ndim, remedy=f"; it must be {hint}")
+    if not all(hasattr(rule, part) for part in ("name", "init", "update")):
+        raise BadInput(f"{name} gives a {type(rule).__name__}: name {hint}")
+    matrices = ("R3",) if problem.constants.spectral is not None else ()
+    try:
+        check_covered("R1", rule)
+    except AssumptionError as error:
+        if not matrices:
+            raise BadInput(str(error)) from error
+        return rule, matrices, matrices
+    return rule, _VECTOR_STATEMENTS, (*_VECTOR_STATEMENTS, *matrices)
+
+
+# ---- noise -----------------------------------------------------------------------------------------------------------
+
+
+def add_noise(problem: Problem, options: argparse.Namespace) -> tuple[str, Oracle | None]:
+    """Return the stochastic gradient that the options name, with its name; None for exact gradients.
+
+    Raises
+    ------
+    BadInput
+        ``--sigma`` with the rows of a finite sum, whose deviation is their own.
+    ValueError
+        From the catalogue: rows of what is no finite sum.
+    """
+    name = options.oracle or catalogue.default_oracle(problem)
+    if name == "none":
+        return name, None
+    oracle = catalogue.oracle(name, problem)
+    if options.sigma is not None:
+        if not isinstance(oracle, Additive):
+            raise BadInput(f"--sigma is of additive noise, and the rows of {options.problem} have their own: add --oracle gaussian, or drop it")
+        oracle = replace(oracle, deviation=options.sigma * oracle.deviation)
+    return name, oracle
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+
+
+def check_size(options: argparse.Namespace, horizons: tuple[int, ...], coordinates: int, count: int | None = None) -> None:
+    """Raise if the runs cannot fit into this machine's memory.
+
+    Parameters
+    ----------
+    options : Namespace
+    horizons : tuple of int
+    coordinates : int
+        Of one variable.
+    count : int, optional
+        Instances; default those that the options ask for.
+    """
+    size = _gigabytes(options, horizons, coordinates, count)
+    if size > _memory():
+        raise BadInput(_too_large(options, horizons, size, count))
+
+
+def _gigabytes(options: argparse.Namespace, horizons: tuple[int, ...], coordinates: int, count: int | None) -> float:
+    count = count or options.instances or INSTANCES
+    return 8 * _NUMBERS * (len(horizons) * options.seeds * count * coordinates + max(horizons)) / 1e9
+
+
+def _memory() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    except (AttributeError, ValueError, OSError):
+        return math.inf  # not this system's names; an allocation that fails is caught
+
+
+def _too_large(options: argparse.Namespace, horizons: tuple[int, ...], size: float, count: int | None) -> str:
+    count = count or options.instances or INSTANCES
+    what = "numbers of gradients" if options.known else "horizons"
+    return f"{count} instances × {options.seeds} seeds × {len(horizons)} {what} up to {horizons[-1]} need about {size:.3g} GB: use fewer"
+
+
+@contextmanager
+def guarded(options: argparse.Namespace, horizons: tuple[int, ...]) -> Iterator[None]:
+    """Turn what the user's input causes into `BadInput`: failed assumptions, memory, errors in the user's own code."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _memory_words(str(error))):
+            raise BadInput(_too_large(options, horizons, _gigabytes(options, horizons, 6, None), None)) from error
+        if users_frame(error):
+            raise BadInput(f"your own code failed: {place(error)}") from error
+        if isinstance(error, ValueError | ImportError):
+            raise BadInput(str(error).splitlines()[0]) from error
+        raise
+
+
+def _memory_words(text: str) -> bool:
+    # torch has no error class for the memory of the CPU.
+    return any(words in text.lower() for words in ("allocate memory", "out of memory", "storage size calculation overflowed", "numel:"))
