@@ -2,7 +2,8 @@
 
 *Grid*: a few instances of every family, many seeds and T, for curves, slopes and bound/observed.  *Search*: many random instances of wide
 spread at step sizes from a tenth to ten times the statement's, for violations.  *Adaptation*: R4, see `experiments._rates_adaptation`.
-*Worst*: R6, instances sought for the largest observed/bound, see `deva_theory.rates.tightness`.
+*Worst*: R6, instances sought for the largest observed/bound, see `deva_theory.rates.tightness`.  *Terms*: the same for the bounds with one
+term left out or halved, see `deva_theory.rates.needed`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import deva_theory.rates
 import deva_theory.rules
 from deva_theory.problems.families import Problem
 from deva_theory.rates import catalogue
-from deva_theory.rates.fits import bound_ratio, choose_window, fit_slope
+from deva_theory.rates.fits import bound_ratio, fit_slope
 from deva_theory.rates.runner import Measurement, measure
+from deva_theory.rates.needed import NEEDED, TOP, needed_terms
 from deva_theory.rates.tightness import SEARCHES, worst_case
 from deva_theory.report.tables import Table, compare_tables, format_table
 from deva_theory.runtime import Cache, Progress
@@ -67,6 +69,8 @@ class Config:
         Of R4.
     worst_steps, worst_starts, worst_rounds
         Of the search for worst instances, R6.
+    term_starts, term_rounds : int
+        Of the searches with less of one term.
     """
 
     families: tuple[str, ...] = tuple(catalogue.FAMILIES)
@@ -89,6 +93,8 @@ class Config:
     worst_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     worst_starts: int = 24
     worst_rounds: int = 40
+    term_starts: int = 12
+    term_rounds: int = 20
 
 
 class Cell(NamedTuple):
@@ -164,13 +170,14 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
     families = available(config.families, progress)
     wanted = [cell for cell in cells(config) if cell.family in families]
     results: dict[Cell, Mapping[str, Any]] = {}
-    with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + len(SEARCHES) + 1) as task:
+    with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + len(SEARCHES) + len(NEEDED) + 1) as task:
         for cell in wanted:
             results[cell] = cache.get_or_compute("rates-" + "-".join(cell), config, lambda cell=cell: numbers(run(cell, config)),
                                                  sources=SOURCES)  # fmt: skip
             task.advance()
-        # An odd factor: at scale 1, η = 1/√(ΛT) may land exactly on the minimum, the exception of the lower bound.
-        scales = (0.97 * np.geomspace(0.02, 50.0, config.adaptation_scales)).tolist()
+        # With η = 1/Λ, which lands on the minimum from r itself, but not from random starts.
+        scales: list[float] = np.geomspace(0.02, 2000.0, config.adaptation_scales).tolist()
+        scales += [(config.adaptation_steps / contrast) ** 0.5 for contrast in config.contrasts]
         adapted = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
         task.advance()
         worst: list[Table] = []
@@ -178,10 +185,15 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
             key = f"rates-worst-{name.replace(' ', '-').replace(',', '')}"
             worst.append(cache.get_or_compute(key, config, lambda name=name: worst_rows(name, config), sources=SOURCES))
             task.advance()
+        terms: list[Table] = []
+        for statement, form in NEEDED:
+            terms.append(cache.get_or_compute(f"rates-terms-{statement}-{form}", config,
+                                              lambda key=(statement, form): term_rows(*key, config), sources=SOURCES))  # fmt: skip
+            task.advance()
     grid = {cell: result for cell, result in results.items() if cell.part == "grid"}
     return {
         "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
-        "rates_adaptation": adapted, "rates_worst": stacked(worst),
+        "rates_adaptation": adapted, "rates_worst": stacked(worst), "rates_terms": stacked(terms),
     }  # fmt: skip
 
 
@@ -195,6 +207,12 @@ def worst_rows(name: str, config: Config) -> Table:
             "noise_share": found.noise_share, "instances": found.evaluations,
         })  # fmt: skip
     return columns(rows)
+
+
+def term_rows(statement: str, form: str, config: Config) -> Table:
+    """Return what a search finds against a bound with one of its terms left out, or halved."""
+    found = needed_terms(statement, form, starts=config.term_starts, rounds=config.term_rounds)
+    return columns([x.to_dict() for x in found])
 
 
 def _label(cell: Cell) -> dict[str, str]:
@@ -222,8 +240,8 @@ def _slope_table(grid: Mapping[Cell, Mapping[str, Any]], config: Config) -> Tabl
     rows = []
     for cell, found in grid.items():
         steps = horizons(cell, config)
-        window = choose_window(steps, found["left"])
-        fit = fit_slope(steps, found["left"], window=window)
+        fit = fit_slope(steps, found["left"])
+        window = fit.window
         rows.append(_label(cell) | {
             "exponent": EXPONENTS[cell.statement], "slope": fit.slope, "low": np.nan if fit.low is None else fit.low,
             "high": np.nan if fit.high is None else fit.high, "first": window.first, "straight": int(window.straight),
@@ -253,18 +271,7 @@ def summary(tables: dict[str, Table]) -> str:
     pairs, slopes, curves, adapted = (
         {k: np.asarray(v) for k, v in tables[stem].items()} for stem in ("rates_pairs", "rates_slopes", "rates", "rates_adaptation")
     )
-    lines = [*_pair_text(pairs, curves), "", *_slope_text(slopes), ""]
-    fixed = {k: v[adapted["method"] == "power"] for k, v in adapted.items()}
-    faster, slower = fixed["proved_high"] < 1, fixed["proved_low"] > 1
-    decided = np.abs(np.log(fixed["rho"])) > 1e-9
-    agree = (fixed["ratio"] < 1) == (fixed["rho"] < 1)
-    lines += [
-        f"R4: of {len(fixed['rho'])} factors, {int(faster.sum())} proved faster than none, {int(slower.sum())} proved slower; "
-        f"ρ predicts the side measured in {int(agree[decided].sum())} of {int(decided.sum())}"
-    ]
-    for name in adaptation.RULES:
-        ratio = adapted["ratio"][adapted["method"] == name]
-        lines.append(f"    {name}: {ratio.min():.3g} to {ratio.max():.3g} of SignSGD's least average ‖∇f‖_1")
+    lines = [*_pair_text(pairs, curves), "", *_slope_text(slopes), "", *adaptation.summary_lines(adapted)]
     worst = {k: np.asarray(v) for k, v in tables["rates_worst"].items()}
     steps = np.unique(worst["T"])
     body = []
@@ -274,6 +281,17 @@ def summary(tables: dict[str, Table]) -> str:
     lines += [
         "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is at least half of the bound",
         format_table(body, ["", *(f"T = {T}" for T in steps), "error", "instances"]),
+    ]  # fmt: skip
+    terms = {k: np.asarray(v) for k, v in tables["rates_terms"].items()}
+    body = []
+    for key in dict.fromkeys(zip(*(terms[k].tolist() for k in ("statement", "form", "term")), strict=True)):
+        rows = {k: v[(terms["statement"] == key[0]) & (terms["form"] == key[1]) & (terms["term"] == key[2])] for k, v in terms.items()}
+        body.append([*key, *(f"{r:.3g}" + (" or more" if r == TOP else "") for r in rows["ratio"]), rows["error"].max(),
+                     ", ".join(map(str, rows["T"])), int(rows["instances"].sum())])  # fmt: skip
+    weights = ["left out" if w == 0 else "halved" if w == 0.5 else f"times {w:g}" for w in dict.fromkeys(terms["weight"].tolist())]
+    lines += [
+        "", "Is every term needed? observed/bound at worst with the term left out / halved; at most 1: this search does not show it",
+        format_table(body, ["", "form", "term", *weights, "error", "T", "instances"]),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -340,9 +358,11 @@ TOLERANCES = {
     | {"first": (1.0, 0.0), "straight": (0.0, 1.0)},
     "rates_pairs": {k: (0.1, 0.0) for k in ("closest", "averages_closest", "control_closest", "averages_control_closest")}
     | {k: (0.25, 30.0) for k in ("control_violated", "averages_control_violated")},
-    "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0), "proved_low": (1e-5, 0.0), "proved_high": (1e-5, 0.0)},
+    # ρ of rules is an average along a run; what fixed factors have at the start, and what is proved, is exact.
+    "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0)} | {k: (1e-5, 0.0) for k in ("rho_start", "proved_low", "proved_high")},
     # A search is chaotic; what it finds is not.
     "rates_worst": {"ratio": (0.0, 0.05), "error": (0.0, 0.02), "noise_share": (0.0, 0.3), "instances": (0.5, 0.0)},
+    "rates_terms": {"ratio": (0.25, 0.1), "error": (0.0, 0.1), "T": (0.0, 256.0), "instances": (0.5, 0.0)},
 }
 
 

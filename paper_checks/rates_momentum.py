@@ -36,7 +36,7 @@ def averaged_noise(run: Run) -> Evidence:
 
 
 def drift(run: Run) -> Evidence:
-    """R5: the bias of m is at most β^{t+1}‖∇f(x_0)‖_1 + ηLγ_max β(1-β^t)/(1-β).  Twin: without β before the drift."""
+    """R5: the bias of m is at most β^{t+1}‖∇f(x_0)‖_1 + ηLγ_max β(1-β^t)/(1-β).  Twin: 1-β^{t-1} in place of 1-β^t."""
     # z_t bounds ‖E-part of m_t - ∇f(x_t)‖_1:  z_{t+1} ≤ β z_t + β s, s = ηLγ_max;  p = β^t.
     lead = "1" if not run.twin else "0"
     proof = prove([

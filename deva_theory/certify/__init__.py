@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deva_theory.certify.exact import RationalMatrix, RationalSVD, backend, cayley, random_orthogonal, rational_svd
     from deva_theory.certify.linear_program import LinearProgram
     from deva_theory.certify.missing import MissingExtra
-    from deva_theory.certify.pep import WorstCase, convex_worst_case, nonconvex_worst_case
+    from deva_theory.certify.pep import WorstCase, average_worst_case, block_worst_case, convex_worst_case, nonconvex_worst_case
     from deva_theory.certify.psd import RepairedMatrix, ldl, psd_certificate, rational_matrix, repair_psd
     from deva_theory.certify.search import SearchProblem, SearchResult, as_data, falsify_for, search, shrink
     from deva_theory.certify.symbolic import Case, Proof, at_most, cite, equal, positive, prove, sign_cases
@@ -37,7 +37,9 @@ __all__ = [
     "WorstCase",
     "as_data",
     "at_most",
+    "average_worst_case",
     "backend",
+    "block_worst_case",
     "cayley",
     "cite",
     "convex_worst_case",
@@ -67,7 +69,7 @@ _MODULES = {
     "exact": ("RationalMatrix", "RationalSVD", "backend", "cayley", "random_orthogonal", "rational_svd"),
     "linear_program": ("LinearProgram",),
     "missing": ("MissingExtra",),
-    "pep": ("WorstCase", "convex_worst_case", "nonconvex_worst_case"),
+    "pep": ("WorstCase", "average_worst_case", "block_worst_case", "convex_worst_case", "nonconvex_worst_case"),
     "psd": ("RepairedMatrix", "ldl", "psd_certificate", "rational_matrix", "repair_psd"),
     "search": ("SearchProblem", "SearchResult", "as_data", "falsify_for", "search", "shrink"),
     "symbolic": ("Case", "Proof", "at_most", "cite", "equal", "positive", "prove", "sign_cases"),

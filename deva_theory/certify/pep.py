@@ -4,6 +4,10 @@ Drori and Teboulle (2014), Taylor, Hendrickx and Glineur (2017): the worst case 
 is a semidefinite program.  Its dual value is an upper bound on the worst case, its primal value is a function that attains it; both are
 floating-point numbers and both are returned, because an unconverged solver (PEPit's default, SCS) can put the
 "upper bound" below the truth.
+
+It applies where everything is a quadratic form of gradients and differences of points, so that a Gram matrix holds all of it: Euclidean
+norms, also block by block, and steps linear in gradients.  Signs are no linear function of the gradient, and max-norm and 1-norm no
+function of a Gram matrix, so R1 to R5 themselves are out of its reach; what it checks is their argument in the Euclidean norm.
 """
 
 from __future__ import annotations
@@ -12,13 +16,13 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deva_theory.certify.missing import optional
 
-__all__ = ["WorstCase", "convex_worst_case", "nonconvex_worst_case"]
+__all__ = ["WorstCase", "average_worst_case", "block_worst_case", "convex_worst_case", "nonconvex_worst_case"]
 
 PURPOSE = "performance estimation"
 RTOL = 1e-5
@@ -35,7 +39,7 @@ class WorstCase:
         Primal and dual value of the semidefinite program, up to the solver's accuracy.
     solver : str
     theory : float or None
-        The published worst case, where one is known for this step size.
+        The worst case by a formula, where one is known for this step size; the function says whose.
     """
 
     lower: float
@@ -112,19 +116,110 @@ def nonconvex_worst_case(
     return solve(problem, solver, rtol, 4 * L * gap / (steps * min(4 * h - h**2, 4 * h - h**3) + 2) if h < math.sqrt(3) else None)
 
 
-def validate(name: str, steps: int, L: float, step_size: float, size: float) -> None:
+def average_worst_case(
+    steps: int, L: float, step_size: float, *, gap: float = 1.0, solver: str = "CLARABEL", rtol: float = RTOL
+) -> WorstCase:
+    r"""Return the largest :math:`\frac1T \sum_{t < T} \|\nabla f(x_t)\|^2` of gradient descent on L-smooth functions, T = steps.
+
+    With ``f(x_0) - inf f <= gap``.  `theory`, for step sizes h/L with 0 < h < 2, is what :math:`\tfrac12 L x^2` attains:
+    :math:`2 L \Delta (1 - (1-h)^{2T}) / (T h (2-h))`.  The descent lemma alone gives that without the power of 1-h, which is
+    :math:`\Delta / (\eta T (1 - \eta L/2))`, exact for h = 1 (`deva_theory.rates.known.sgd` with σ = 0).  That no function does worse
+    than ½Lx² for other h is what the solver finds, not a published result.
+
+    Raises
+    ------
+    MissingExtra
+        Without PEPit and clarabel (extra ``certify``).
+    ArithmeticError
+        If there is no finite worst case, or its two sides differ by more than `rtol`, relatively.
+    """
+    validate("average_worst_case", steps, L, step_size, gap, least=1)
+    problem, function = declare("SmoothFunction", L)
+    x = problem.set_initial_point()
+    slope, first = function.oracle(x)
+    value, total = first, slope**2
+    for t in range(steps):
+        if t:
+            x = x - step_size * slope
+            slope, value = function.oracle(x)
+            total += slope**2
+        # As in nonconvex_worst_case.
+        problem.set_initial_condition(first - value + slope**2 / (2 * L) <= gap)
+    problem.set_performance_metric(total / steps)
+    h = L * step_size
+    return solve(problem, solver, rtol, 2 * L * gap * (1 - (1 - h) ** (2 * steps)) / (steps * h * (2 - h)) if h < 2 else None)
+
+
+def block_worst_case(
+    steps: int, L: Sequence[float], *, cyclic: bool, gap: float = 1.0, solver: str = "CLARABEL", rtol: float = RTOL
+) -> WorstCase:
+    r"""Return the largest average of :math:`\sum_b \|\nabla_b f(x_t)\|^2 / L_b` over t < T = steps on convex functions smooth by blocks.
+
+    With ``f(x_0) - min f <= gap``, ``‖∇_b f(x + u) - ∇_b f(x)‖ <= L_b ‖u‖`` for u in block b alone, and d blocks.
+
+    Parameters
+    ----------
+    steps : int
+        T.
+    L : sequence of float
+        L_b, one for each block.
+    cyclic : bool
+        True: step t moves the block b = t mod d alone, by :math:`-\nabla_b f/L_b`, and the sum has that b alone; the descent lemma gives
+        :math:`2\Delta/T`.  False: all blocks move, by :math:`-\nabla_b f/(d L_b)`, and the sum has all; it gives :math:`2d\Delta/T`, as
+        f is d-smooth in the norm :math:`(\sum_b L_b \|x_b\|^2)^{1/2}`.
+    gap : float
+        Δ.
+
+    Returns
+    -------
+    WorstCase
+        `theory` is that bound.  It is attained by :math:`\tfrac12 (\sum_b \sqrt{L_b}\, x_b)^2`, cyclic by
+        :math:`\tfrac12 L_0 x_0^2`, both of which are at their minimum after one step.
+
+    Raises
+    ------
+    MissingExtra
+        Without PEPit and clarabel (extra ``certify``).
+    ArithmeticError
+        If there is no finite worst case, or its two sides differ by more than `rtol`, relatively.
+
+    Notes
+    -----
+    PEPit's conditions on such functions (Shi, Liu 2016) are necessary and perhaps not sufficient: `upper` bounds the worst case, and the
+    primal value need not be a function.
+    """
+    validate("block_worst_case", steps, min(L, default=0.0), max(L, default=0.0), gap, least=1)
+    d = len(L)
+    problem, function = declare("BlockSmoothConvexFunctionCheap", list(L), blocks=d)
+    minimiser = function.stationary_point()
+    x = problem.set_initial_point()
+    problem.set_initial_condition(function(x) - function(minimiser) <= gap)
+    total: Any = 0
+    for t in range(steps):
+        slope = function.gradient(x)
+        for b in [t % d] if cyclic else range(d):
+            part = slope if d == 1 else function.partition.get_block(slope, b)
+            total = part**2 / L[b] + total
+            x = x - part / (L[b] if cyclic else d * L[b])
+    problem.set_performance_metric(total / steps)
+    return solve(problem, solver, rtol, (1 if cyclic else d) * 2 * gap / steps)
+
+
+def validate(name: str, steps: int, L: float, step_size: float, size: float, *, least: int = 0) -> None:
     """Reject what has no worst case."""
-    if steps < 0 or not all(0 < v < math.inf for v in (L, step_size, size)):
-        raise ValueError(f"{name}: need steps >= 0 and positive, finite L, step_size and start; got {steps}, {L}, {step_size}, {size}")
+    if steps < least or not all(0 < v < math.inf for v in (L, step_size, size)):
+        given = f"{steps}, {L}, {step_size}, {size}"
+        raise ValueError(f"{name}: need steps >= {least} and positive, finite L, step_size and start; got {given}")
 
 
-def declare(kind: str, L: float) -> tuple[Any, Any]:
-    """Return a fresh performance-estimation problem and a function of a class."""
+def declare(kind: str, L: float | list[float], blocks: int = 0) -> tuple[Any, Any]:
+    """Return a fresh performance-estimation problem and a function of a class, if need be with a partition of the space into blocks."""
     with theirs():
         pepit = optional("PEPit", "certify", PURPOSE)
         functions = optional("PEPit.functions", "certify", PURPOSE)
         problem = pepit.PEP()
-        return problem, problem.declare_function(getattr(functions, kind), L=L)
+        more = {"partition": problem.declare_block_partition(d=blocks)} if blocks else {}
+        return problem, problem.declare_function(getattr(functions, kind), L=L, **more)
 
 
 def solve(problem: Any, solver: str, rtol: float, theory: float | None) -> WorstCase:

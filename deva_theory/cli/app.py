@@ -209,7 +209,7 @@ def _positive(text: str) -> int:
 def _thread_count(text: str) -> int:
     number, most = _positive(text), max(64, os.cpu_count() or 1)
     if number > most:
-        raise argparse.ArgumentTypeError(f"{text} threads are more than {most}: this machine has {os.cpu_count() or 1} cores")
+        raise argparse.ArgumentTypeError(f"{text} threads are too many: use at most {most}; there are {os.cpu_count() or 1} cores")
     return number
 
 

@@ -48,14 +48,14 @@ class Row:
         """Return the columns over T."""
         found = self.found
         n = len(found.T)
-        left = found.curve(found.left)
+        observed, bound = found.curve(found.left).mean(0), found.curve(found.right(found.expected)).mean(0)
         nothing = np.full(n, np.nan)
         prior = found.curve(found.right("a_priori")).mean(0) if "a_priori" in found.bounds else nothing
         ratio = self.ratio
         return {
             "statement": [self.statement] * n, "rule": [self.rule] * n, "oracle": [self.oracle] * n, "T": found.T.numpy(),
-            "observed": left.mean(0), "plain": found.curve(found.plain).mean(0), "bound": found.curve(found.right(found.expected)).mean(0),
-            "a_priori": prior, "ratio": nothing if ratio is None else np.asarray(ratio.ratio),
+            "observed": observed, "plain": found.curve(found.plain).mean(0), "bound": bound, "a_priori": prior,
+            "ratio": np.divide(bound, observed, out=nothing.copy(), where=observed > 0),
             "ratio_low": nothing if ratio is None or ratio.low is None else np.asarray(ratio.low),
             "ratio_high": nothing if ratio is None or ratio.high is None else np.asarray(ratio.high),
         }  # fmt: skip

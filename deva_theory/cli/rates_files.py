@@ -76,7 +76,8 @@ def _record(row: "Row") -> dict[str, Any]:
     pairs, violated, least = found.closest()
     bound = found.bounds[found.expected]
     return {
-        "statement": row.statement, "rule": row.rule, "oracle": row.oracle, "bound": bound.statement, "assumptions": list(bound.assumptions),
+        "statement": row.statement, "rule": row.rule, "oracle": row.oracle, "bound": bound.statement,
+        "assumptions": list(bound.assumptions),
         "curves": {key: plain(column) for key, column in row.table().items() if isinstance(column, np.ndarray)},
         # A list over T for each seed: means over instances.
         "per_seed": {name: plain(found.curve(getattr(found, name))) for name in ("left", "plain", "smoothness")},

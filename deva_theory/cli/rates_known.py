@@ -10,6 +10,7 @@ from deva_theory.cli.errors import Exit
 from deva_theory.cli.outputs import whole
 from deva_theory.cli.rates_files import plain, settings, write_json
 from deva_theory.cli.rates_subject import add_noise, check_size, guarded, instances, note, problem_of
+from deva_theory.problems.families import Oracle
 from deva_theory.rates.comparison import KnownRow, compare_known
 from deva_theory.report.tables import format_table, write_csv
 from deva_theory.runtime import Progress, provenance
@@ -43,7 +44,7 @@ def run_known(options: argparse.Namespace, gradients: tuple[int, ...]) -> Exit:
         noisy = [] if options.oracle == "none" else [add_noise(problem, options)]
         if options.sigma is not None and not noisy:
             note("--oracle none has exact gradients: --sigma changes nothing")
-        kinds = [*([("none", None)] if options.oracle in (None, "none") else []), *noisy]
+        kinds: list[tuple[str, Oracle | None]] = [*([("none", None)] if options.oracle in (None, "none") else []), *noisy]
         with Progress("silent" if options.quiet else "auto") as progress, progress.task("known methods", total=len(kinds)) as task:
             for name, oracle in kinds:
                 rows = compare_known(problem, gradients=gradients, seeds=options.seeds, oracle=oracle, seed=options.seed)
@@ -51,8 +52,7 @@ def run_known(options: argparse.Namespace, gradients: tuple[int, ...]) -> Exit:
                 task.advance()
     written = []
     if options.json is not None:
-        content = {"gradients": list(gradients), "rows": [_cells(entry) for entry in found]}
-        content["rows"] = [{key: plain(x) for key, x in row.items()} for row in content["rows"]]
+        content = {"gradients": list(gradients), "rows": [{key: plain(x) for key, x in _cells(entry).items()} for entry in found]}
         write_json(options.json, {
             **settings(options, problem), **content, "provenance": provenance(seconds=time.perf_counter() - begin),
         })  # fmt: skip

@@ -45,31 +45,32 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
     """Add the arguments of ``rates``; `positive` parses whole numbers from 1."""
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = _epilog()
+    # fmt: off
     command.add_argument("problem", metavar="PROBLEM", type=_problem,
-                         help="a name of the list below, or PKG.MOD:FACTORY, where FACTORY(instances, seed) returns a Problem (see README)")  # fmt: skip
+                         help="a name of the list below, or PKG.MOD:FACTORY, where FACTORY(instances, seed) returns a Problem: see README")
     what = command.add_argument_group("what runs")
     what.add_argument("--rule", type=_some(tuple(RULES), "rule", own=True), dest="rules", metavar="R,..",
                       help=f"names of the list below, or PKG.MOD:FACTORY, where FACTORY(event_ndim) returns a Rule (default: "
-                           f"{','.join(RULES_DEFAULT)})")  # fmt: skip
+                           f"{','.join(RULES_DEFAULT)})")
     what.add_argument("--statement", type=_some(STATEMENTS, "statement"), dest="statements", metavar="S,..",
-                      help="some of R1, R2, R3, R5 (default: all that cover the rule)")  # fmt: skip
+                      help="some of R1, R2, R3, R5 (default: all that cover the rule)")
     what.add_argument("--steps", type=_increasing("horizons"), metavar="T,..",
-                      help="horizons T, at least five of them for a slope (default: 4,8,16,...,512)")  # fmt: skip
+                      help="horizons T, at least five of them for a slope (default: 4,8,16,...,512)")
     what.add_argument("--scale", type=float, metavar="X", help="multiply the statement's step size (default: 1)")
     what.add_argument("--known", action="store_true",
-                      help="instead of --rule and --statement: every method of the table of known rates, at equal numbers of gradients")  # fmt: skip
+                      help="instead of rules under R1-R5: every method of the table of known rates, at equal numbers of gradients")
     what.add_argument("--gradients", type=_increasing("numbers of gradients"), metavar="N,..",
                       help="of --known; squares where they are noisy, since T steps with batch T take T² samples (default: "
-                           f"{','.join(map(str, GRADIENTS))})")  # fmt: skip
+                           f"{','.join(map(str, GRADIENTS))})")
 
     how = command.add_argument_group("instances and noise")
     how.add_argument("--seeds", type=positive, default=SEEDS, metavar="N", help="starting points and noises (default: %(default)s)")
     how.add_argument("--instances", type=positive, metavar="N", help=f"problems of the family (default: {INSTANCES})")
     how.add_argument("--oracle", choices=ORACLES, metavar="O",
-                     help=f"one of {', '.join(ORACLES)} (exact gradients); default: rows of a finite sum, else gaussian; R1 always has exact "
-                          "gradients, and R3 and --known take both kinds")  # fmt: skip
+                     help=f"none (exact gradients: R1, R3, --known), or the noise, one of {', '.join(ORACLES[1:])} (default: rows of a "
+                          "finite sum, else gaussian; --known: exact gradients too)")
     how.add_argument("--sigma", type=_deviation, metavar="X",
-                     help="standard deviation of the noise in each coordinate; rows have their own (default: 1)")  # fmt: skip
+                     help="standard deviation of the noise in each coordinate; rows have their own (default: 1)")
     how.add_argument("--seed", type=_seed, default=0, metavar="N", help="of problems, starts and noise (default: 0)")
 
     out = command.add_argument_group("results")
@@ -77,6 +78,7 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
     out.add_argument("--csv", type=Path, metavar="F", help="write the tables: a row per statement, rule and T (--known: per method and N)")
     out.add_argument("--figure", type=Path, metavar="F", help="draw both sides over T: .pdf, .png or .svg")
     out.add_argument("--quiet", action="store_true", help="show no progress")
+    # fmt: on
 
 
 def _epilog() -> str:
@@ -87,13 +89,13 @@ def _epilog() -> str:
         *(f"  {name:{width}}  {text}" for name, text in FAMILIES.items()),
         "", "rules (matrices: e1-heterogeneous, e1-homogeneous, factorisation):",
         *(f"  {name:{width}}  {text}" for name, text in matrices.items()),
-        "", "statements, proved in the docstrings of deva_theory.rates; every horizon T is a run of its own, with the statement's step size:",
+        "", "statements, proved in deva_theory.rates; every horizon T is a run of its own, with the statement's step size:",
         "  R1  exact gradients             R2  a mini-batch of T samples in every step",
         "  R5  momentum and one sample     R3  matrices, exact gradients or mini-batches of T",
         "  R4 (from the weighted left side to ‖∇f‖_1) is in `deva-theory figures rates`,",
         "  R6 (how tight the bounds are) in `deva-theory claims R6`; both need the clone.",
         "", "columns:",
-        "  observed  the statement's left side, averaged over the T steps, seeds and instances.  That of an adaptive rule carries its own Γ:",
+        "  observed  the statement's left side, averaged over steps, seeds and instances.  That of an adaptive rule carries its own Γ:",
         "            compare rules in the column behind it, ‖∇f‖_1 (R3: ‖∇f‖_*)",
         "  bound     the right side, where L_Γ and Γ are measured along the run (R5: by constants)",
         "  a priori  the right side from constants known before the run; empty where there is none",

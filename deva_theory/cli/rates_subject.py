@@ -78,8 +78,8 @@ def problem_of(options: argparse.Namespace) -> Problem:
         found = called(found, options.problem, count, options.seed, remedy=remedy)
     if not isinstance(found, Problem):
         raise BadInput(
-            f"{options.problem} gives a {type(found).__name__}: name a deva_theory.problems.families.Problem, or a function of the number of "
-            "instances and a seed that returns one"
+            f"{options.problem} gives a {type(found).__name__}: name a deva_theory.problems.families.Problem, or a function of the number "
+            "of instances and a seed that returns one"
         )
     _check_own(options.problem, found)
     return found
@@ -89,7 +89,7 @@ def _check_own(name: str, problem: Problem) -> None:
     """Raise unless shapes and constants fit, and the gradient is that of the value along a random direction."""
     event, constants = tuple(problem.event_shape), problem.constants
     if len(event) != problem.event_ndim or problem.event_ndim not in (1, 2) or 0 in (*event, *problem.batch_shape):
-        raise BadInput(f"{name}: event_shape is {event}; use (d,) with event_ndim 1, or (m, n) with event_ndim 2, and at least one instance")
+        raise BadInput(f"{name}: event_shape is {event}; use (d,) with event_ndim 1 or (m, n) with event_ndim 2, and at least one instance")
     if not isinstance(constants, Constants):
         raise BadInput(f"{name}: constants are a {type(constants).__name__}; return deva_theory.problems.families.Constants")
     whole = (*problem.batch_shape, *event)
@@ -103,8 +103,6 @@ def _check_own(name: str, problem: Problem) -> None:
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float64 or tuple(x.shape) != shape:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
             raise BadInput(f"{name}: constants.{key} is {got}; use a float64 tensor of shape {shape}")
-        if not bool(x.isfinite().all()) or (key != "optimum" and bool((x < 0).any())):
-            raise BadInput(f"{name}: constants.{key} must be finite" + ("" if key == "optimum" else " and not negative"))
     generator = torch.Generator().manual_seed(0)
     x = problem.start(generator, (1,))
     if tuple(x.shape) != (1, *whole):
@@ -139,7 +137,7 @@ def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
     BadInput
         A rule for matrices on vectors, statements that do not cover a rule, or an own rule that cannot be had.
     """
-    found, noiseless = [], options.oracle == "none"
+    found, noiseless, left_out = [], options.oracle == "none", False
     for name in options.rules or RULES_DEFAULT:
         rule, usual, possible = _rule(problem, name)
         if options.statements is not None:
@@ -149,9 +147,10 @@ def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
         else:
             # R2 and R5 are about noise.
             chosen = [statement for statement in usual if not (noiseless and statement in ("R2", "R5"))]
-            if len(chosen) < len(usual):
-                note(f"{name}: R2 and R5 are about noise, and --oracle none leaves them out")
+            left_out |= len(chosen) < len(usual)
         found += [Wanted(statement, name, rule) for statement in chosen]
+    if left_out:
+        note("R2 and R5 are about noise, and --oracle none leaves them out")
     if all(one.statement == "R1" for one in found):
         for option, value in (("--oracle", options.oracle), ("--sigma", options.sigma)):
             if value not in (None, "none"):
@@ -204,7 +203,7 @@ def add_noise(problem: Problem, options: argparse.Namespace) -> tuple[str, Oracl
     oracle = catalogue.oracle(name, problem)
     if options.sigma is not None:
         if not isinstance(oracle, Additive):
-            raise BadInput(f"--sigma is of additive noise, and the rows of {options.problem} have their own: add --oracle gaussian, or drop it")
+            raise BadInput(f"--sigma is of additive noise, and rows of {options.problem} have their own: add --oracle gaussian or drop it")
         oracle = replace(oracle, deviation=options.sigma * oracle.deviation)
     return name, oracle
 

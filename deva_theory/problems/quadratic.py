@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -96,3 +96,42 @@ class TraceQuadratic:
             return gradient
         norm = torch.linalg.vector_norm(residual, dim=(-2, -1), keepdim=True)
         return 0.5 * gradient / torch.where(norm > 0, norm, 1.0)
+
+
+@dataclass(frozen=True)
+class FactoredQuadratic(TraceQuadratic):
+    r"""``½ ‖AX‖_F² + tr(CᵀAX) = ½ ‖AX + C‖_F² - ½ ‖C‖_F²``: H = AᵀA, and B = AᵀC in its range.
+
+    For a singular H.  Rounding makes eigenvalues of 0 slightly negative, and a component of B in the null space: a matrix of numbers
+    near H is no quadratic bounded below, while this form is one whatever the numbers in A and C.
+
+    Attributes
+    ----------
+    A : Tensor, shape ``(..., r, m)``
+    C : Tensor, shape ``(..., r, n)``, optional
+        Absent by default, and then B = 0.
+    """
+
+    A: Tensor = field(kw_only=True)
+    C: Tensor | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, A: Tensor, C: Tensor | None = None) -> FactoredQuadratic:
+        """Return it with the rounded H and B that belong to A and C."""
+        return cls(A.mT @ A, None if C is None else A.mT @ C, A=A, C=C)
+
+    def value(self, X: Tensor) -> Tensor:
+        """Return f(X), shape ``(...)``; at least 0 without C."""
+        image = self.A @ X
+        value = 0.5 * (image**2).sum(dim=(-2, -1))
+        return value if self.C is None else value + (self.C * image).sum(dim=(-2, -1))
+
+    def gradient(self, X: Tensor) -> Tensor:
+        """Return ``Aᵀ(AX + C)``."""
+        image = self.A @ X
+        return self.A.mT @ (image if self.C is None else image + self.C)
+
+    def gap(self, X: Tensor) -> Tensor:
+        """Return ``½ ‖AX + C‖_F²`` in float64: f(X) less ``-½ ‖C‖_F²``."""
+        image = self.A.to(torch.float64) @ X.to(torch.float64)
+        return 0.5 * ((image if self.C is None else image + self.C) ** 2).sum(dim=(-2, -1))

@@ -1,8 +1,11 @@
-"""Rates: one function per numbered statement of SPEC §5.
+"""Rates: one function per numbered statement of SPEC §5, and runs that measure both of its sides.
 
 What is known of related methods is in `deva_theory.rates.known`; fits of measured curves, which import scipy.stats, are in
-`deva_theory.rates.fits`.
+`deva_theory.rates.fits`.  Of the runs, `measure`, `Measurement`, `compare_known` and `KnownRow` load on first use.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from deva_theory.rates.conversion import aligned_conversion, clipped_rms, clipped_smoothness, conversion
 from deva_theory.rates.matrix_bounds import any_direction, nuclear_conversion, nuclear_noise, singular_weighted, spectral
@@ -27,17 +30,25 @@ from deva_theory.rates.vector_bounds import (
     stochastic_paper_setting,
 )
 
+if TYPE_CHECKING:
+    from deva_theory.rates.comparison import KnownRow, compare_known
+    from deva_theory.rates.runner import Measurement, measure
+
 __all__ = [
     "AssumptionError",
     "Bound",
+    "KnownRow",
+    "Measurement",
     "aligned_conversion",
     "any_direction",
     "best_step",
     "clipped_rms",
     "clipped_smoothness",
+    "compare_known",
     "conversion",
     "deterministic",
     "deterministic_best",
+    "measure",
     "momentum",
     "momentum_corrected",
     "momentum_order",
@@ -55,3 +66,22 @@ __all__ = [
     "stochastic_best",
     "stochastic_paper_setting",
 ]
+
+_HOME = {
+    **dict.fromkeys(("KnownRow", "compare_known"), "deva_theory.rates.comparison"),
+    **dict.fromkeys(("Measurement", "measure"), "deva_theory.rates.runner"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'deva_theory.rates' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the loaded and the lazy names."""
+    return sorted({*globals(), *_HOME})

@@ -1,6 +1,8 @@
 r"""Named problem families and rules for measured rates: what ``deva-theory rates`` and ``experiments/rates.py`` run.
 
 Every family is a batch of instances drawn from a seed, with constants of the order of 1 (E1's Hessians have their published eigenvalues).
+Starting points and noise are drawn from ``torch.Generator().manual_seed(seed)`` by whoever runs a problem; parameters come from a stream
+of their own (:func:`parameter_generator`), so that both may be given the same seed.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +35,11 @@ from deva_theory.rules import Rule, adagrad, deva_linf, deva_spectral, muon, sig
 
 DIMENSION = 6
 BETA2 = 0.99
-_E1_BALL = 40.0  # starting points have norm 9
+E1_BALL = 40.0
+"""Radius of the ball of iterates on which the variance of E1's sampled rows is bounded; starting points have a norm of about 9.
+
+Fixed, so that σ is the same for all runs: an iterate outside is an error.
+"""
 
 
 def _uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
@@ -45,28 +52,37 @@ def _normal(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def parameter_generator(seed: int) -> torch.Generator:
+    """Return the generator of a family's parameters: a stream of `seed` that has nothing in common with ``manual_seed(seed)``.
+
+    Its own seed is what `numpy.random.SeedSequence` makes of `seed` for its first child.
+    """
+    (child,) = np.random.SeedSequence(seed % 2**64).spawn(1)
+    return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0]))
+
+
 def diagonal(instances: int, seed: int, spread: float = 10.0) -> DiagonalQuadratic:
     """Return diagonal quadratics in 6 variables, curvatures log-uniform on [1/spread, spread]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = parameter_generator(seed)
     return DiagonalQuadratic(_uniform(generator, (instances, DIMENSION), 1 / spread, spread))
 
 
 def rotated(instances: int, seed: int, spread: float = 10.0) -> RotatedQuadratic:
     """Return the same spectra in random orthogonal bases."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = parameter_generator(seed)
     return RotatedQuadratic.random(_uniform(generator, (instances, DIMENSION), 1 / spread, spread), generator)
 
 
 def wells(instances: int, seed: int, spread: float = 3.0) -> NonConvexWells:
     """Return cosine wells in 6 variables with curvatures log-uniform on [1/spread, spread], and one more along a random direction."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = parameter_generator(seed)
     curvature = _uniform(generator, (instances, DIMENSION), 1 / spread, spread)
     return NonConvexWells(curvature, "cosine", 0.5 * _normal(generator, (instances, DIMENSION)))
 
 
 def trace(instances: int, seed: int, spread: float = 10.0) -> TraceProblem:
     """Return ½tr(XᵀHX), X 3×2, H with eigenvalues log-uniform on [1/spread, spread] in random orthogonal bases."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = parameter_generator(seed)
     Q = random_orthogonal(3, generator, (instances,))
     H = (Q * _uniform(generator, (instances, 1, 3), 1 / spread, spread)) @ Q.mT
     return TraceProblem(TraceQuadratic(0.5 * (H + H.mT)), 2)
@@ -74,7 +90,7 @@ def trace(instances: int, seed: int, spread: float = 10.0) -> TraceProblem:
 
 def factorisation(instances: int, seed: int) -> MatrixFactorisation:
     """Return the factorisation of random 5×4 matrices with rank 2 on a ball of radius 6."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = parameter_generator(seed)
     return MatrixFactorisation(_normal(generator, (instances, 5, 4)), 2, 6.0)
 
 
@@ -132,7 +148,8 @@ def oracle(name: str, problem: Problem) -> Oracle:
     Parameters
     ----------
     name : {"gaussian", "spikes", "student", "rows"}
-        Noise of standard deviation 1 in every coordinate; "rows" samples the components of a finite sum.
+        Noise of standard deviation 1 in every coordinate; "rows" samples the components of a finite sum, for E1's quadratics while the
+        iterates stay in the ball of radius 40 (:data:`E1_BALL`).
     problem : Problem
         What it is a gradient of.
 
@@ -152,4 +169,4 @@ def oracle(name: str, problem: Problem) -> Oracle:
         raise ValueError(f"unknown oracle {name!r}: use one of {', '.join(ORACLES)}")
     if not isinstance(problem, FiniteSum):
         raise ValueError(f"the oracle 'rows' samples the terms of a finite sum, and {problem.name} is none; use gaussian")
-    return RowSampling(problem, _E1_BALL if isinstance(problem, TraceProblem) else None)
+    return RowSampling(problem, E1_BALL if isinstance(problem, TraceProblem) else None)

@@ -1,6 +1,7 @@
-"""Random instances of the rates' tests, and L_Γ by enumeration."""
+"""Random instances of the rates' tests, L_Γ by enumeration, and means held against a limit."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ def randn(*shape: int, seed: int) -> Tensor:
 
 def uniform(*shape: int, seed: int) -> Tensor:
     return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def standing(samples: Tensor, limit: Tensor) -> bool:
+    """Is the mean of the samples at most the limit, by five standard errors."""
+    return bool(samples.mean() - 5 * samples.std() / math.sqrt(len(samples)) <= limit)
 
 
 def box(H: Tensor, gamma: Tensor) -> Tensor:

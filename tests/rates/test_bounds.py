@@ -13,7 +13,7 @@ from deva_theory.certify import descent_to_rate
 from deva_theory.linalg import polar_factor
 from paper_checks.rates_momentum import momentum_bound
 from paper_checks.rates_noise import walk
-from tests.rates.instances import box, generator, randn, semidefinite, uniform
+from tests.rates.instances import box, generator, randn, semidefinite, standing, uniform
 
 ROUNDING = 1e-9
 
@@ -100,11 +100,6 @@ def test_R1_is_attained_and_half_of_either_term_is_not_enough(T):
     torch.testing.assert_close(rows.weighted, bound.value, rtol=1e-12, atol=0)
     for name in bound.terms:
         assert (rows.weighted > (bound.value - bound.terms[name] / 2) * (1 + ROUNDING)).all()
-
-
-def standing(samples: Tensor, limit: Tensor) -> bool:
-    """Is the mean of the samples at most the limit, by five standard errors."""
-    return bool(samples.mean() - 5 * samples.std() / math.sqrt(len(samples)) <= limit)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -257,6 +252,54 @@ def test_R3_is_attained_and_half_is_not_enough():
     bound = rates.spectral(gap, T, eta, d * L, 0.0)
     assert left == pytest.approx(bound.value.item(), rel=1e-12)
     assert left > (bound.value - bound.terms["smoothness"] / 2).item()
+
+
+# --- Assumptions that are needed ---------------------------------------------------------------------------------------------------
+
+
+def test_the_noise_falls_with_the_batch_for_samples_without_bias_only():
+    # Every sample is -0.01 f': so is the mean of any number of them.  f is the Huber function, slope 1 and curvature 2, and sign descent
+    # climbs it.  With σ² the second moment of one sample's error and B = T the bound is false; it needs the mean's error, B = 1.
+    T, gap, error = 100, 2.0, 1.01
+    x, eta, left = gap + 0.25, 100**-0.5, 0.0
+    for _ in range(T):
+        slope = max(-1.0, min(1.0, 2 * x))
+        left += abs(slope) / T
+        x -= eta * math.copysign(1, -0.01 * slope)
+    noise = rates.noise_moment(error)
+    assert left > rates.stochastic(gap, T, eta, 2.0, noise, batch=T).value
+    assert left > rates.stochastic_paper_setting(gap, T, 2.0, noise).value
+    assert left <= rates.stochastic(gap, T, eta, 2.0, noise, batch=1).value
+    # The same of matrices: Ĝ - ∇f = 1.01·I in every sample, hence in their mean.
+    error_size = torch.linalg.svdvals(1.01 * torch.eye(2, dtype=torch.float64)).sum()
+    sigma = 1.01 * math.sqrt(2)
+    assert error_size > rates.nuclear_noise(sigma, 2, batch=100)
+    assert error_size <= rates.nuclear_noise(sigma, 2, batch=1) * (1 + 1e-12)
+
+
+def test_the_rank_is_that_of_the_mean():
+    # Samples ±E_kk, k = 1, 2, 3, all equally likely: unbiased noise of rank 1 and ‖·‖_F = 1; the mean of two has rank 2.
+    samples = [sign * torch.diag(torch.eye(3, dtype=torch.float64)[k]) for k in range(3) for sign in (1, -1)]
+    means = torch.stack([(a + b) / 2 for a in samples for b in samples])
+    size = torch.linalg.svdvals(means).sum(-1).mean()
+    assert size.item() == pytest.approx(5 / 6)
+    assert size > rates.nuclear_noise(1.0, 1, batch=2)
+    assert size <= rates.nuclear_noise(1.0, int(torch.linalg.matrix_rank(means).max()), batch=2)
+
+
+def test_smoothness_at_the_iterates_alone_is_not_enough_for_R5():
+    # f = 1 - cos x, x_0 = π/2, η = 2π: f and f' are the same after the step, L would be 0.  On the segment between them L is 1.
+    x, eta = math.pi / 2, 2 * math.pi
+    after = x - eta
+    assert math.sin(after) == pytest.approx(math.sin(x))
+    bounds = {
+        "R5": lambda L: rates.momentum(1.0, 1, eta, L, 0.0, 0.0, beta=0.0),
+        "sums": lambda L: rates.momentum_sharp(1.0, 1, eta, L, 0.0, 1.0, beta=0.0),
+        "corrected": lambda L: rates.momentum_corrected(1.0, 1, eta, L, 0.0, beta=0.0),
+    }
+    for bound in bounds.values():
+        assert abs(math.sin(x)) > bound(0.0).value and abs(math.sin(x)) <= bound(1.0).value
+    assert any("segment" in text for text in bounds["R5"](1.0).assumptions)
 
 
 # --- The exact checks of the ledger as oracles -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deva_theory.rates import fits
+from deva_theory.rates import fits, windows
 
 T = np.unique(np.geomspace(10, 10_000, 16).round())
 
@@ -57,6 +57,49 @@ def test_the_interval_covers(seeds):
     assert np.mean(widths) < (0.5 if seeds == 4 else 0.06)
 
 
+def two_regimes(noise: float, seeds: int = 10, seed: int = 5) -> np.ndarray:
+    """T^{-1} before the knee at 300, T^{-1/2} after."""
+    curve = np.where(T < 300, 300**0.5 / T, T**-0.5)
+    return curve * np.exp(noise * np.random.default_rng(seed).standard_normal((seeds, len(T))))
+
+
+@pytest.mark.parametrize("seeds", [4, 10])
+def test_the_interval_covers_where_the_window_is_chosen(seeds):
+    trials, covered, fixed, straight = 200, 0, 0, 0
+    for trial in range(trials):
+        values = two_regimes(0.1, seeds, seed=trial)
+        fit = fits.fit_slope(T, values, resamples=400, seed=trial)
+        covered += fit.low <= -0.5 <= fit.high
+        alone = fits.fit_slope(T, values, window=fit.window, resamples=400, seed=trial)
+        fixed += alone.low <= -0.5 <= alone.high
+        assert alone.slope == fit.slope and alone.window == fit.window
+        line = fits.fit_slope(T, power_law(-0.5, noise=0.1, seeds=seeds, seed=trial), resamples=400, seed=trial)
+        straight += line.low <= -0.5 <= line.high
+    limit = 0.95 - 5 * np.sqrt(0.95 * 0.05 / trials)
+    assert covered / trials >= limit and straight / trials >= limit
+    # The control: the interval for the window that happened to be chosen.
+    assert fixed / trials < limit
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 10])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_every_resample_has_its_own_window(seeds, noise):
+    values, u = two_regimes(noise, seeds), np.log(T)
+    drawn = fits._resampled(seeds, 60, 0)
+    expected = []
+    for rows in drawn:
+        window = fits.choose_window(T, values[rows])
+        expected.append(fits.theil_sen(u[window.start :], np.log(values[rows][:, window.start :])).mean())
+    np.testing.assert_allclose(windows.window_slopes(u, np.log(values), drawn), expected, rtol=1e-12)
+
+
+def test_the_interval_contains_its_estimate():
+    # Three curves: any two of them bend, and send the resamples to windows of which all slopes are steeper.
+    for trial in range(100):
+        fit = fits.fit_slope(T, two_regimes(0.2, 3, seed=trial), resamples=100)
+        assert fit.low <= fit.slope <= fit.high
+
+
 def test_the_interval_without_its_widening_does_not():
     # The control: plain percentiles for four seeds.
     source, covered = np.random.default_rng(0), 0
@@ -89,12 +132,6 @@ def test_the_test_of_the_bend_is_that_of_libraries():
     assert alone.p_value == pytest.approx(2 * stats.t.sf(abs(coefficients[0]) / np.sqrt(covariance[0, 0]), len(T) - 3))
 
 
-def two_regimes(noise: float, seeds: int = 10) -> np.ndarray:
-    """T^{-1} before the knee at 300, T^{-1/2} after."""
-    curve = np.where(T < 300, 300**0.5 / T, T**-0.5)
-    return curve * np.exp(noise * np.random.default_rng(5).standard_normal((seeds, len(T))))
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_the_window_skips_the_first_regime(noise):
     values = two_regimes(noise)
@@ -116,7 +153,35 @@ def test_the_window_is_the_longest_that_passes():
     assert fits.choose_window(T, values) == window
 
 
-@pytest.mark.parametrize("seeds", [1, 10])
+def test_two_seeds_see_the_bend(monkeypatch):
+    curves = [two_regimes(0.1, 2, seed=trial) for trial in range(200)]
+    assert all(fits.choose_window(T, values).first >= 100 for values in curves)
+    # The control: by Student's t across two seeds alone, windows from far before the knee are straight.
+    monkeypatch.setattr(windows, "FEW", 1)
+    assert np.mean([fits.choose_window(T, values).first < 100 for values in curves]) > 0.5
+
+
+def test_the_p_value_of_few_seeds():
+    # Twice the smaller of the two: across seeds, and by the pooled residuals.
+    values, u = power_law(-0.5, noise=0.1, seeds=3, seed=3), np.log(T)
+    powers = np.stack([np.ones_like(u), u, u**2], axis=1)
+    coefficients = np.linalg.lstsq(powers, np.log(values).T, rcond=None)[0]
+    residual, freedom = np.log(values).T - powers @ coefficients, 3 * (len(T) - 3)
+    error = np.sqrt((residual**2).sum() / freedom * np.linalg.inv(powers.T @ powers)[2, 2] / 3)
+    by_residuals = 2 * stats.t.sf(abs(coefficients[2].mean()) / error, freedom)
+    across = stats.ttest_1samp(coefficients[2], 0.0).pvalue
+    window = fits.choose_window(T, values, level=1e-12)
+    assert window.p_value == pytest.approx(min(1.0, 2 * min(across, by_residuals)), rel=1e-6)
+
+
+def test_equal_curves_are_one():
+    values = power_law(-0.5, noise=0.1, seeds=1) * np.exp(0.01 * np.log(T) ** 2)
+    assert fits.choose_window(T, np.repeat(values, 5, axis=0)) == fits.choose_window(T, values)
+    fit = fits.fit_slope(T, np.repeat(values, 5, axis=0))
+    assert fit.low == pytest.approx(fit.slope) == fit.high
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 10])
 def test_the_window_keeps_straight_noisy_curves(seeds):
     kept = [fits.choose_window(T, power_law(-0.5, noise=0.1, seeds=seeds, seed=k)).start == 0 for k in range(200)]
     # The test has level .05.
@@ -166,6 +231,9 @@ GOOD = np.ones((2, len(T)))
 
 
 @pytest.mark.parametrize("call, message", [
+    (lambda: fits.theil_sen([1.0], [1.0]), "at least two different"),
+    (lambda: fits.theil_sen([1.0, 1.0, 2.0], [1.0, 2.0, 3.0]), "at least two different"),
+    (lambda: fits.theil_sen([1.0, 2.0], [1.0, 2.0, 3.0]), "y has shape"),
     (lambda: fits.fit_slope([1.0, 1.0], [1.0, 1.0]), "increase"),
     (lambda: fits.fit_slope([0.0, 1.0], [1.0, 1.0]), "positive"),
     (lambda: fits.fit_slope(T, np.ones(3)), "shape"),

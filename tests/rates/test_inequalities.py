@@ -1,6 +1,7 @@
 """The inequalities that the proofs of R1-R5 cite, each on random instances, and the facts on conversion (R4)."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -98,6 +99,37 @@ def test_sums_of_the_momentum_bounds(beta, T):
     assert (rest <= 1 / n + 1e-12).all() and (rest <= 2 * beta**n / (1 + beta) + 1e-12).all()
     assert (1 / n).sum() <= 1 + math.log(T) + 1e-12
     np.testing.assert_allclose([(w**2).sum() for w in normalised], (1 - beta) / (1 + beta) + rest, rtol=1e-9)
+
+
+def exact_brackets(beta: float, T: int) -> dict[str, Fraction]:
+    """The start, the drift and the square of the noise of `momentum_sharp` at unit constants, summed as in its proof."""
+    b = Fraction(beta)
+    powers = [b**t for t in range(T)]
+    mean, of_squares = sum(powers) / T, sum(p * p for p in powers) / T
+    drift = sum(b * (1 - p) / (1 - b) for p in powers) / T
+    return {"start": 2 * b * mean, "drift": 2 * drift, "noise": 4 * (1 - b) / (1 + b) * (1 - b * b * of_squares)}
+
+
+NEXT_TO_ONE = [1 - 2.0**-53, *(1 - 10.0**-k for k in range(2, 16))]
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 10, 99])
+@pytest.mark.parametrize("beta", [0.0, 1e-300, 0.3, 0.5, 0.6, 0.9, *NEXT_TO_ONE])
+def test_the_sums_lose_no_digits_next_to_one(beta, T):
+    found = rates.momentum_sharp(0.0, T, 1.0, 1.0, 1.0, 1.0, beta=beta).terms
+    for name, exact in exact_brackets(beta, T).items():
+        if name == "drift" and T == 1:
+            assert found[name] == 0
+        elif exact > Fraction(10) ** -290:
+            value = Fraction(found[name].item()) ** (2 if name == "noise" else 1)
+            assert abs(value / exact - 1) < 8 * Fraction(2) ** -52, (name, float(value / exact - 1))
+
+
+def test_plain_differences_lose_them():
+    # The control: 1 minus the mean of the powers, as it is written.
+    beta, T = 1 - 1e-15, 2
+    mean = (1 - beta**T) / (T * (1 - beta))
+    assert abs(2 * beta / (1 - beta) * (1 - mean) / float(exact_brackets(beta, T)["drift"]) - 1) > 0.1
 
 
 @given(st.floats(1e-3, 1e3), st.integers(1, 10**6), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))

@@ -89,7 +89,7 @@ BAD = {
     "eta": ([0.0, -0.1, math.inf, math.nan], "step size"),
     "L": ([-1.0, math.inf, math.nan], "smoothness constant"),
     "noise": ([-1.0, math.inf, math.nan], "bounded variance"),
-    "wrong": ([-1.0, math.inf, math.nan], "the noise"),
+    "wrong": ([-1.0, math.inf, math.nan], "wrong signs of a finite share"),
     "sigma": ([-1.0, math.inf, math.nan], "bounded variance"),
     "batch": ([0, 1.5, math.nan], "batch"),
     "beta": ([-0.1, 1.0, 1.5, math.nan], "0 ≤ β < 1"),
@@ -133,6 +133,18 @@ def test_an_input_outside_the_statement_names_the_assumption(name):
     (lambda: rates.clipped_smoothness(1.0, 1.0, 0.0, 1.0), "γ_min"),
     (lambda: rates.clipped_rms(-1.0, 1.0), "factors"),
     (lambda: rates.schedule(0), "T"),
+    (lambda: rates.schedule(1e34), "T < 8e31; T is 1e\\+34"),
+    (lambda: rates.momentum_schedule(1.0, 1e34, 1.0, 1.0, 1.0), "R5's schedule"),
+    (lambda: rates.deterministic(np.ma.masked_array([1.0, 2.0], [0, 1]), 1, 1, 1), "Δ is a masked array"),
+    (lambda: rates.noise_moment(torch.empty(0)), "d ≥ 1; the last axis, of the coordinates, is empty"),
+    (lambda: rates.noise_moment(1e200, 1e200), "exceeds the range"),
+    (lambda: rates.noise_moment(np.full(2, 1e308)), "exceeds the range"),
+    (lambda: rates.nuclear_noise(1e200, 4, gamma_rms=1e200), "exceeds the range"),
+    (lambda: rates.best_step(1e308, 1, 1e-320), "exceeds the range"),
+    (lambda: rates.clipped_smoothness(1e308, 1e308, 1.0, 10.0), "exceeds the range"),
+    (lambda: rates.clipped_rms(1.7e308, 1.7e308), "exceeds the range"),
+    (lambda: rates.momentum_order(1.0, 1.0, 1.0, 1.0, gamma_max=1e200), "exceeds the range"),
+    (lambda: rates.signs_in_expectation(1, 1, 1, 1, math.inf), "wrong signs"),
     (lambda: rates.momentum_plateau(1.0, 1.0, beta=1.0), "0 ≤ β < 1"),
     (lambda: rates.momentum_plateau(1.0, 1.0, beta=0.5, eta=0.0), "η > 0"),
     (lambda: rates.momentum_order(-1.0, 1.0, 1.0, 1.0), "Δ"),
@@ -143,13 +155,61 @@ def test_errors(call, message):
 
 
 def test_conversion_without_its_assumption_fails():
-    # γ_min taken for the largest factor: violated at once.
-    g, gamma = torch.tensor([1.0, 5.0]), torch.tensor([1.0, 0.1])
-    assert g.sum() > (gamma * g).sum() / gamma.max()
-    assert g.sum() <= (gamma * g).sum() / gamma.min()
+    # One step on ½Σ L_i x_i² from x_i = ηγ_i, where R1 is an equality.
+    L, gamma, eta = torch.tensor([1.0, 50.0]), torch.tensor([1.0, 0.1]), 1.0
+    g = L * eta * gamma
+    bound = rates.deterministic((g.square() / L).sum() / 2, 1, eta, (L * gamma.square()).sum())
+    assert bound.value.item() == pytest.approx((gamma * g).sum().item())
+    assert g.sum() <= rates.conversion(bound, gamma.min()).value
+    # γ_min taken for the largest factor, κ for more than the ratio: violated at once.
+    assert g.sum() > rates.conversion(bound, gamma.max()).value
+    kappa = (gamma * g).sum() / g.sum()
+    assert rates.aligned_conversion(bound, kappa).value.item() == pytest.approx(g.sum().item())
+    assert g.sum() > rates.aligned_conversion(bound, 1.1 * kappa).value
+
+
+CONVERSIONS = {
+    "conversion": (lambda bound: rates.conversion(bound, 0.5), "l1_weighted", "l1"),
+    "aligned_conversion": (lambda bound: rates.aligned_conversion(bound, 0.5), "l1_weighted", "l1"),
+    "nuclear_conversion": (lambda bound: rates.nuclear_conversion(bound, 0.5, 1.0), "singular", "nuclear"),
+}
+LEFT_SIDES = {"spectral": "nuclear", "singular_weighted": "singular", "any_direction": "inner"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_conversions_take_bounds_of_their_own_left_side_only(name):
+    function, constants = CALLS[name]
+    bound = function(**constants)
+    assert bound.left == LEFT_SIDES.get(name, "l1_weighted") and bound.to_dict()["left"] == bound.left
+    for convert, wanted, given_back in CONVERSIONS.values():
+        if bound.left == wanted:
+            converted = convert(bound)
+            assert converted.left == given_back
+            with pytest.raises(AssumptionError, match="assumes a bound on"):
+                convert(converted)
+        else:
+            with pytest.raises(AssumptionError, match=r"assumes a bound on .*; this one is on "):
+                convert(bound)
+
+
+def test_values_at_the_ends_of_the_range():
+    # ηT, 2Δ, γ_max² and products of small factors leave float64 where the result does not.
+    assert rates.deterministic(1e308, 10**9, 1e300, 0.0).value.item() == pytest.approx(0.1, rel=1e-14)
+    assert rates.stochastic(1e308, 10**9, 1e300, 0.0, 0.0).value.item() == pytest.approx(0.1, rel=1e-14)
+    assert rates.spectral(1e308, 10**9, 1e300, 0.0, 0.0).value.item() == pytest.approx(0.1, rel=1e-14)
+    assert rates.best_step(1e308, 1, 1.0).item() == pytest.approx(math.sqrt(2) * 1e154, rel=1e-14)
+    assert rates.clipped_smoothness(1.0, 0.0, 1e200, 1.0).item() == 0.0
+    assert rates.clipped_smoothness(4.0, 1e-300, 1e200, 1.0).item() == pytest.approx(1e100, rel=1e-14)
+    assert rates.noise_moment(1.7e308).item() == 1.7e308 and rates.nuclear_noise(1e308, 100, batch=100).item() == pytest.approx(1e308)
+    assert rates.momentum_order(1.0, 0.0, 1.0, 1.0, gamma_max=1e200).item() == pytest.approx(4e200)
+    tiny = rates.momentum(0.0, 1, 1e50, 1e300, 0.0, 0.0, beta=0.5, gamma_max=1e-170).terms
+    assert tiny["smoothness"].item() == pytest.approx(0.5e10) and tiny["drift"].item() == pytest.approx(2e10)
+    assert rates.momentum_plateau(1e300, 0.0, beta=0.5, eta=1e50, gamma_max=1e-170).value.item() == pytest.approx(2.5e10)
 
 
 def test_noise_moment():
     sigma, gamma = torch.tensor([1.0, 2.0]), torch.tensor([[0.5, 1.0], [1.0, 1.0]])
     torch.testing.assert_close(rates.noise_moment(sigma, gamma), torch.tensor([2.5, 3.0], dtype=torch.float64))
+    # A number is one coordinate, and beside factors the σ_i of each.
     assert rates.noise_moment(3.0).item() == 3.0
+    assert rates.noise_moment(3.0, torch.ones(4)).item() == 12.0

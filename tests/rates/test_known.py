@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,13 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deva_theory import rates
-from deva_theory.rates import AssumptionError, known
+from deva_theory.rates import AssumptionError, known, momentum_bounds
+from tests.rates.instances import generator, randn, standing
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # --- Lemmas ----------------------------------------------------------------------------------------------------------------------
@@ -90,17 +88,13 @@ def noisy(x: Tensor, sigma: float, source: torch.Generator) -> Tensor:
     return L * x + sigma / math.sqrt(x.shape[-1]) * torch.randn(x.shape, generator=source, dtype=torch.float64)
 
 
-def standing(samples: Tensor, limit: Tensor) -> bool:
-    return bool(samples.mean() - 5 * samples.std() / math.sqrt(len(samples)) <= limit)
-
-
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 5.0])
 @pytest.mark.parametrize("eta", [0.02, 0.1, 0.45])
 def test_euclidean_methods(sigma, eta):
     T, runs = 20, 1500
     x0 = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
     for normalised in (True, False):
-        x, source = x0.expand(runs, 3), torch.Generator().manual_seed(7)
+        x, source = x0.expand(runs, 3), generator(7)
         norm, square, plain = 0.0, 0.0, 0.0
         for _ in range(T):
             g = L * x
@@ -131,7 +125,7 @@ def test_normalised_sgd_is_attained_and_half_is_violated():
 def test_signsgd(T, sigma):
     runs, eta = 1500, 1 / math.sqrt(L.sum().item() * T)
     x0 = torch.tensor([0.5, -0.5, 2.0], dtype=torch.float64)
-    x, source, norm = x0.expand(runs, 3), torch.Generator().manual_seed(8), 0.0
+    x, source, norm = x0.expand(runs, 3), generator(8), 0.0
     for _ in range(T):
         norm = norm + (L * x).abs().sum(-1) / T
         # σ_i = sigma for one sample; a batch of T.
@@ -175,6 +169,41 @@ def test_gradient_descent_at_the_optimum():
     assert bound.value == 0 and all(term == 0 for term in bound.terms.values())
 
 
+def test_sgd_at_the_ends_of_the_range():
+    # σ² and Δ/η would leave it, the value does not.
+    for sigma in (1e-170, 1e200):
+        bound = known.sgd(0.0, 1, 1.0, 1.0, sigma)
+        assert bound.value.item() == pytest.approx(sigma, rel=1e-14) and bound.terms["noise"] == bound.value
+    assert known.sgd(1e300, 1, 1e-100, 1.0).value.item() == pytest.approx(1e200, rel=1e-14)
+
+
+def test_the_signs_and_the_noise_of_biased_samples():
+    # Ĝ = -0.01 ∇f in every sample: no mean of B of them comes closer to ∇f, and sign descent climbs for ever.  f has the slope 1 from
+    # x_0 on, and falls by 2 to its minimum on the other side; curvature 2.
+    T, slope, error = 100, 1.0, 1.01
+    left = slope
+    assert known.signsgd(2.0, T, 2.0, rates.noise_moment(error)).value < left
+    eta = 1 / math.sqrt(2.0 * T)
+    assert rates.stochastic(2.0, T, eta, 2.0, rates.noise_moment(error), batch=1).value >= left
+
+
+@pytest.mark.parametrize("make, left", [
+    (lambda: known.signsgd(1.0, 1, 1.0, 1.0), "l1"),
+    (lambda: known.adagrad(1.0, 1, 1.0, 1.0, 1.0), "l1"),
+    (lambda: known.adagrad_measured(1.0, 1, 1.0, 1.0, 1.0), "l1"),
+    (lambda: known.muon(1.0, 1, 1.0, 1.0, 1), "nuclear"),
+    (lambda: known.normalised_sgd(1.0, 1, 1.0, 1.0), "l2"),
+    (lambda: known.sgd(1.0, 1, 1.0, 1.0), "l2"),
+    (lambda: known.l1_from_l2(known.sgd(1.0, 1, 1.0, 1.0), 3), "l1"),
+    (lambda: known.l2_from_larger(known.muon(1.0, 1, 1.0, 1.0, 1)), "l2"),
+    (lambda: known.l2_from_larger(rates.conversion(rates.deterministic_best(1.0, 1, 1.0), 1.0)), "l2"),
+    (lambda: known.l1_from_l2(known.l2_from_larger(rates.spectral(1.0, 1, 1.0, 1.0, 0.0)), 4), "l1"),
+])
+def test_left_sides(make, left):
+    bound = make()
+    assert bound.left == left and bound.to_dict()["left"] == left
+
+
 # --- The table -------------------------------------------------------------------------------------------------------------------
 
 ARGUMENTS = {
@@ -201,6 +230,12 @@ def test_the_exponents_of_the_table(row):
     assert row.to_dict()["rate"] == row.rate.__name__ and row.source and row.assumptions
 
 
+def test_the_row_of_the_momentum_has_all_of_its_assumptions():
+    (row,) = (row for row in known.KNOWN_RATES if row.rate is rates.momentum_schedule)
+    assert row.assumptions == momentum_bounds.ASSUMPTIONS and any("Γ ≤ γ_max" in text for text in row.assumptions)
+    assert row.assumptions == rates.momentum(1.0, 1, 1.0, 1.0, 1.0, 1.0, beta=0.5).assumptions
+
+
 def test_every_row_names_a_proof():
     homes = {name: function for module in (rates, known) for name, function in inspect.getmembers(module, inspect.isfunction)}
     for row in known.KNOWN_RATES:
@@ -223,6 +258,13 @@ def test_every_row_names_a_proof():
     (lambda: known.sgd(1.0, 1, torch.tensor([0.1, 3.0]), 1.0), "η < 2/L"),
     (lambda: known.sgd(-1.0, 1, 0.1, 1.0), "bounded below"),
     (lambda: known.l1_from_l2(known.sgd(1.0, 1, 0.1, 1.0), 0), "dimension"),
+    (lambda: known.l1_from_l2(known.signsgd(1.0, 1, 1.0, 1.0), 4), "assumes a bound on avg E‖∇f‖_2; this one is on avg E‖∇f‖_1"),
+    (lambda: known.l1_from_l2(rates.deterministic(1, 1, 1, 1), 4), "assumes a bound on avg E‖∇f‖_2"),
+    (lambda: known.l2_from_larger(rates.deterministic(1, 1, 1, 1)), "with Γ ≡ 1 that is ‖∇f‖_1: conversion"),
+    (lambda: known.l2_from_larger(known.sgd(1.0, 1, 0.1, 1.0)), r"avg E‖∇f‖_1 or avg E‖∇f‖_\*; this one is on avg E‖∇f‖_2"),
+    (lambda: known.l2_from_larger(rates.any_direction(1, 1, 1, 1, 1)), "this one is on avg E<Ĝ,D>"),
+    (lambda: known.adagrad(1.0, 1, 1.0, torch.empty(0), torch.empty(0)), "the last axis, of the coordinates, is empty"),
+    (lambda: known.muon(1.0, 1, 1.0, 1e200, 10**10, batch=np.ma.masked_array([1.0, 2.0], [0, 1])), "masked array"),
 ])
 def test_errors(call, message):
     with pytest.raises(AssumptionError, match=message):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -15,15 +16,19 @@ from torch import Tensor
 class AssumptionError(ValueError):
     """An assumption of SPEC section 5 fails, so that no constant or bound means anything.
 
+    ``AssumptionError(assumption, detail)`` names the assumption in front of the detail; ``AssumptionError(message)`` names it in the
+    message, wherever it stands there.
+
     Attributes
     ----------
     assumption : str
-        The assumption, with which the message begins: "bounded below", "smoothness", "finite variance", ...
+        The assumption, with which the message begins: "bounded below", "smoothness", "finite variance", ...; "" where only a message was
+        given.
     """
 
-    def __init__(self, assumption: str, detail: str) -> None:
-        super().__init__(f"{assumption}: {detail}")
-        self.assumption = assumption
+    def __init__(self, assumption: str, detail: str | None = None) -> None:
+        super().__init__(assumption if detail is None else f"{assumption}: {detail}")
+        self.assumption = "" if detail is None else assumption
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class Constants:
     optimum : Tensor, shape ``(...)``
         f*: the infimum over the domain, or a number below it.
     optimum_exact : bool
-        Whether `optimum` is the infimum (to 1e-14 for logistic regression) and not merely below it.
+        Whether `optimum` is the infimum (to 1e-14 of it where it is computed) and not merely below it.
     coordinate : Tensor, shape ``(..., *event)``
         L_i of ``f(y) ≤ f(x) + <∇f(x), y-x> + ½ Σ L_i (y_i-x_i)²``.  A vector, not a set of separate constants: ``∇²f ≼ diag(L)``.
     box : Tensor, shape ``(...)``
@@ -55,6 +60,12 @@ class Constants:
         ``L_S ≥ sup_X sup_{‖D‖_{2→2}≤1} <D, ∇²f(X)[D]>``; None for vectors.
     radius : float or None
         Radius of the ball the constants hold on.
+
+    Raises
+    ------
+    AssumptionError
+        "smoothness": a constant of the Hessian is infinite, NaN or negative (where a supremum is negative, 0 bounds it as well).
+        "bounded below": f* is not finite.
 
     Notes
     -----
@@ -73,6 +84,21 @@ class Constants:
     spectral: Tensor | None = None
     radius: float | None = None
 
+    def __post_init__(self) -> None:
+        if not bool(self.optimum.isfinite().all()):
+            raise AssumptionError("bounded below", "the optimum f* is not finite in float64; give a finite bound, or rescale f")
+        for name in ("coordinate", "box", "euclidean", "gradient_lipschitz_linf", "spectral"):
+            value = getattr(self, name)
+            # Written so that a NaN is refused.
+            if value is not None and not bool((value.isfinite() & (value >= 0)).all()):
+                raise AssumptionError(
+                    "smoothness", f"the constant {name!r} is {_first_bad(value):g}, and must be finite in float64 and >= 0; rescale f"
+                )
+
+
+def _first_bad(value: Tensor) -> float:
+    return float(value[~(value.isfinite() & (value >= 0))][0])
+
 
 class Problem(ABC):
     """A differentiable objective with known constants, batched over instances.
@@ -80,7 +106,37 @@ class Problem(ABC):
     A point has the shape ``(*samples, *batch, *event)``: parameters of shape ``(*batch, ...)`` broadcast against it from the right, so
     that seeds and step sizes are leading dimensions in front of the instances.
 
-    Subclasses give `name`, `batch_shape`, `event_shape`, `constants`, ``_value`` and ``_gradient``.
+    Subclasses give `name`, `batch_shape`, `event_shape`, `like`, `constants`, ``_value`` and ``_gradient``, as attributes or properties;
+    `constants` should be computed once (``functools.cached_property``).  They may give `event_ndim` (2 for matrices), `radius` (constants
+    that hold on a ball only), `start`, and `gap` (without the cancellation of ``f(x) - f*``).
+
+    Examples
+    --------
+    ``f(x) = Σ a_i log cosh x_i``, whose second derivatives ``a_i / cosh² x_i`` are at most a_i, and equal to it at 0:
+
+    >>> from functools import cached_property
+    >>> class LogCosh(Problem):
+    ...     name, batch_shape, event_shape = "log cosh", torch.Size(()), torch.Size((3,))
+    ...     like = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    ...
+    ...     @cached_property
+    ...     def constants(self):
+    ...         a = self.like
+    ...         return Constants(
+    ...             optimum=torch.zeros_like(a.sum()), optimum_exact=True, coordinate=a.clone(), box=a.sum(), box_exact=True,
+    ...             euclidean=a.max(), gradient_lipschitz_linf=a.sum(), convex=True)
+    ...
+    ...     def _value(self, x):
+    ...         return (self.like * (torch.logaddexp(x, -x) - math.log(2))).sum(-1)
+    ...
+    ...     def _gradient(self, x):
+    ...         return self.like * torch.tanh(x)
+    >>> problem = LogCosh()
+    >>> x = problem.start(0, (5,))  # five points
+    >>> problem.value(x).shape, problem.gradient(x).shape
+    (torch.Size([5]), torch.Size([5, 3]))
+    >>> bool((problem.gap(x) <= 0.5 * problem.constants.box * x.abs().amax(-1) ** 2).all())  # the descent lemma at the minimum
+    True
     """
 
     event_ndim: ClassVar[int] = 1
@@ -109,7 +165,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def like(self) -> Tensor:
-        """A parameter of the problem: variables have its dtype and device."""
+        """A parameter of the problem, or any other tensor: variables have its dtype and device."""
 
     @property
     def radius(self) -> float | None:
@@ -144,6 +200,14 @@ class Problem(ABC):
         self.check(x)
         return self._gradient(x)
 
+    def gap(self, x: Tensor) -> Tensor:
+        """Return Δ = f(x) - f*, or a bound above it, float64, shape ``(*samples, *batch)``; errors as in :meth:`value`.
+
+        Here ``value(x) - constants.optimum``, with the rounding errors of both: negative where the optimum is none.  The quadratics take
+        it from the distance to the minimum, and lose no digits near it.
+        """
+        return self.value(x).to(torch.float64) - self.constants.optimum
+
     def start(self, generator: torch.Generator | int, shape: Sequence[int] = ()) -> Tensor:
         """Return starting points of shape ``(*shape, *batch, *event)``, with standard normal entries unless the family says otherwise.
 
@@ -165,21 +229,35 @@ class Problem(ABC):
         """Raise unless x is a variable of this problem within its domain; see :meth:`value`."""
         if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
             raise TypeError(f"{self.name}: x must be a floating-point tensor")
-        event = tuple(self.event_shape)
-        if tuple(x.shape[-self.event_ndim :]) != event:
-            raise ValueError(f"{self.name}: x has the shape {tuple(x.shape)}; its last dimensions must be {event}")
-        try:
-            torch.broadcast_shapes(x.shape[: -self.event_ndim], self.batch_shape)
-        except RuntimeError:
-            raise ValueError(
-                f"{self.name}: x of shape {tuple(x.shape)} does not broadcast with {tuple(self.batch_shape)} instances of {event}"
-            ) from None
+        self.full_shape(x)
         if self.radius is not None and not bool(self.inside(x).all()):
             raise AssumptionError(
                 "bounded domain",
                 f"{self.name}: an iterate left the ball of radius {self.radius:g} on which the constants hold; "
                 "take a smaller step, fewer steps, a nearer start, or a larger radius",
             )
+
+
+    def full_shape(self, x: Tensor) -> torch.Size:
+        """Return the shape ``(*samples, *batch, *event)`` of the gradient at x.
+
+        Raises
+        ------
+        ValueError
+            x does not broadcast to it.
+        """
+        shape, batch, event = x.shape, tuple(self.batch_shape), tuple(self.event_shape)
+        # Every step of every run passes here, nearly always with a full shape; broadcast_shapes costs as much as a small gradient.
+        if shape[-len(batch) - len(event) :] == (*batch, *event):
+            return shape
+        if shape[-len(event) :] != event:
+            raise ValueError(f"{self.name}: x has the shape {tuple(shape)}; its last dimensions must be {event}")
+        try:
+            return torch.Size((*torch.broadcast_shapes(shape[: -len(event)], batch), *event))
+        except RuntimeError:
+            raise ValueError(
+                f"{self.name}: x of shape {tuple(shape)} does not broadcast with {batch} instances of {event}"
+            ) from None
 
 
 class FiniteSum(Problem):
@@ -233,6 +311,25 @@ def standard_normal(shape: Sequence[int], generator: torch.Generator | int, like
 def seeded(generator: torch.Generator | int) -> torch.Generator:
     """Return a generator: the given one, or a new one on the CPU with the given seed."""
     return generator if isinstance(generator, torch.Generator) else torch.Generator().manual_seed(generator)
+
+
+def keep_copies(instance: object, *names: str) -> None:
+    """Replace tensors among the fields of a frozen dataclass by copies without a gradient, which later changes in place do not reach."""
+    for name in names:
+        value = getattr(instance, name)
+        if isinstance(value, Tensor):
+            object.__setattr__(instance, name, value.detach().clone())
+
+
+def whole_number(name: str, what: str, value: SupportsIndex) -> int:
+    """Return a whole number of at least 1 as an int, also from NumPy; raise ValueError for anything else."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name}: {what} must be a whole number of at least 1, not {value!r}")
+    return int(number)
 
 
 def check_weights(name: str, what: str, weights: Tensor, event_ndim: int = 1) -> None:

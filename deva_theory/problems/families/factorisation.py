@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families.base import AssumptionError, Constants, Problem, standard_normal
+from deva_theory.problems.families.base import AssumptionError, Constants, Problem, keep_copies, standard_normal, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,9 @@ class MatrixFactorisation(Problem):
     Raises
     ------
     AssumptionError
-        "bounded domain": R is not positive and finite. "smoothness": A is not finite.
+        "bounded domain": R is not positive and finite. "smoothness": A is not finite, or the constants leave the range of float64.
+    TypeError, ValueError
+        A is no floating-point matrix, R no number; the rank is no whole number of at least 1.
 
     Notes
     -----
@@ -61,10 +63,12 @@ class MatrixFactorisation(Problem):
     ball: float
 
     def __post_init__(self) -> None:
+        keep_copies(self, "target")
         if self.target.ndim < 2 or 0 in self.target.shape or not self.target.dtype.is_floating_point:
             raise ValueError(f"{self.name}: the target must be a floating-point matrix, not of shape {tuple(self.target.shape)}")
-        if self.rank < 1:
-            raise ValueError(f"{self.name}: the rank must be at least 1")
+        object.__setattr__(self, "rank", whole_number(self.name, "the rank", self.rank))
+        if isinstance(self.ball, bool) or not isinstance(self.ball, int | float):
+            raise TypeError(f"{self.name}: the ball's radius must be a number, not {self.ball!r}")
         if not (math.isfinite(self.ball) and self.ball > 0):
             raise AssumptionError("bounded domain", f"{self.name}: the ball's radius must be positive and finite, not {self.ball}")
         if not bool(self.target.isfinite().all()):
@@ -118,7 +122,7 @@ class MatrixFactorisation(Problem):
     def constants(self) -> Constants:
         """The known constants, valid on the ball."""
         A = self.target.to(torch.float64)
-        (m, n), r, square = A.shape[-2:], self.rank, self.ball**2
+        (m, n), r, square = A.shape[-2:], self.rank, float(self.ball) * self.ball  # infinite where ** would raise
         sigma = torch.linalg.svdvals(A)
         kept = sigma[..., :r].sum(-1)
         euclidean = 1.5 * square + sigma[..., 0]

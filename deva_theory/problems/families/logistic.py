@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +10,11 @@ from functools import cached_property
 import mpmath
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
-from deva_theory.problems.families.base import AssumptionError, Constants, FiniteSum, standard_normal
+from deva_theory.problems.families.base import AssumptionError, Constants, FiniteSum, keep_copies, standard_normal
+from deva_theory.problems.families.exact import integers
 from deva_theory.problems.families.majorants import box_smoothness, coordinate_majorant
 
 _DIGITS = 40
@@ -45,7 +48,8 @@ class LogisticRegression(FiniteSum):
     everywhere and is as small at x = 0 as for M alone, ``L_∞ = L_∞(M)`` (enumerated up to 16 features, else at most π/2 times too large),
     and all Hessians are positive semidefinite, so that ``‖∇²f‖_{∞→1} = L_∞(∇²f) ≤ L_∞(M)``.
 
-    f*: Newton's method gives x̂; by μ-strong convexity ``f* ≥ f(x̂) - ‖∇f(x̂)‖²/(2μ)``, evaluated with 40 digits and rounded down.
+    f*: Newton's method gives x̂; by μ-strong convexity ``f* ≥ f(x̂) - ‖∇f(x̂)‖²/(2μ)``, evaluated with 40 digits and rounded down, and
+    ``f* ≥ 0``.
 
     Sampling: ``∂_j f_i = -s_i b_i a_ij + μ x_j`` with ``0 < s_i < 1``.  Its variance is at most the mean of a_ij², and at most a quarter of
     the squared range of ``{0, -b_i a_ij}`` (Popoviciu), at every x: no bounded domain is needed.
@@ -56,6 +60,7 @@ class LogisticRegression(FiniteSum):
     regularisation: Tensor
 
     def __post_init__(self) -> None:
+        keep_copies(self, "features", "labels", "regularisation")
         if self.features.ndim != 2 or 0 in self.features.shape or not self.features.dtype.is_floating_point:
             raise ValueError(f"{self.name}: features must be a floating-point matrix, not of shape {tuple(self.features.shape)}")
         if self.labels.shape != self.features.shape[:1] or not bool((self.labels.abs() == 1).all()):
@@ -132,11 +137,12 @@ class LogisticRegression(FiniteSum):
         box, exact = box_smoothness(M, coordinate)
         distinct, inverse = torch.unique(mu, return_inverse=True)
         C = self._signed.to(torch.float64).cpu().numpy()
-        certified = [certified_minimum(C, value) for value in distinct.tolist()]
+        rows, exponent = integers(C)
+        certified = [strong_convexity_bound(rows, exponent, value, newton(C, value)) for value in distinct.tolist()]
         optimum = torch.tensor([lower for lower, _ in certified], dtype=torch.float64, device=A.device)[inverse]
         return Constants(
-            optimum=optimum, optimum_exact=all(gap <= 1e-14 for _, gap in certified), coordinate=coordinate, box=box, box_exact=exact,
-            euclidean=torch.linalg.eigvalsh(M)[..., -1], gradient_lipschitz_linf=box, convex=True,
+            optimum=optimum, optimum_exact=all(gap <= 1e-14 * lower for lower, gap in certified), coordinate=coordinate, box=box,
+            box_exact=exact, euclidean=torch.linalg.eigvalsh(M)[..., -1], gradient_lipschitz_linf=box, convex=True,
         )  # fmt: skip
 
     @property
@@ -174,8 +180,16 @@ def certified_minimum(C: np.ndarray, mu: float) -> tuple[float, float]:
 
     Notes
     -----
-    Newton's method with halved steps (f is strictly convex, so it converges from everywhere), until rounding keeps the decrease that it
-    predicts from falling; then the strong-convexity bound of :class:`LogisticRegression` at that point, with 40 digits.
+    Newton's method, then the strong-convexity bound of :class:`LogisticRegression` at the point that it finds.
+    """
+    return strong_convexity_bound(*integers(C), mu, newton(C, mu))
+
+
+def newton(C: np.ndarray, mu: float) -> np.ndarray:
+    """Return the minimum as float64 finds it, shape ``(d,)``; see :func:`certified_minimum`.
+
+    Steps are halved where f would not fall (it is strictly convex, so they converge from everywhere), until rounding keeps the decrease
+    that they predict from falling.
     """
     n, d = C.shape
     x = np.zeros(d)
@@ -183,30 +197,53 @@ def certified_minimum(C: np.ndarray, mu: float) -> tuple[float, float]:
     def value(x: np.ndarray) -> float:
         return float(np.logaddexp(0, C @ x).mean() + 0.5 * mu * x @ x)
 
-    last = np.inf
+    last, current = np.inf, value(x)
     for _ in range(200):
-        s = 0.5 * (1 + np.tanh(0.5 * (C @ x)))
+        s, rest = expit(C @ x), expit(-(C @ x))  # 1 - s has no digits where s is near 1
         gradient = s @ C / n + mu * x
-        step = np.linalg.solve((C * (s * (1 - s))[:, None]).T @ C / n + mu * np.eye(d), gradient)
+        step = np.linalg.solve((C * (s * rest)[:, None]).T @ C / n + mu * np.eye(d), gradient)
         decrement = float(gradient @ step)
-        if decrement <= 0 or (decrement < 1e-20 and decrement > 0.25 * last):
+        if not decrement > 0 or (decrement < 1e-12 * current and decrement > 0.25 * last):
             break
-        last = decrement
-        size, current = 1.0, value(x)
+        last, size = decrement, 1.0
         # Near the minimum f no longer resolves the decrease, and the full step is right.
-        while decrement > 1e-10 and value(x - size * step) > current - 0.25 * size * decrement:
+        while decrement > 1e-10 * current and value(x - size * step) > current - 0.25 * size * decrement:
             size /= 2
         x = x - size * step
+        current = value(x)
+    return x
+
+
+def strong_convexity_bound(rows: np.ndarray, exponent: int, mu: float, x: np.ndarray) -> tuple[float, float]:
+    """Return ``max{0, f(x) - ‖∇f(x)‖²/(2μ)}``, rounded down, and ``‖∇f(x)‖²/(2μ)``, with 40 digits.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape ``(n, d)``
+        C in units of ``2^exponent``.
+    exponent : int
+    mu : float
+    x : ndarray, shape ``(d,)``
+
+    Notes
+    -----
+    Margins are exact.  The gradient adds up exact products with the logistic weights, rounded to multiples of 2^-bits: that moves it by
+    less than 2^-200 times what counts.  ``Σ log(1 + e^t) = log Π(1 + e^t)`` takes one logarithm.
+    """
+    n = len(rows)
+    point, p = integers(x)
+    margins = rows @ point
+    bits = 200 + max(0, exponent + max(int(a).bit_length() for a in (rows.max(), rows.min()))) + max(0, -math.frexp(mu)[1])
     with mpmath.workdps(_DIGITS):
-        point = [mpmath.mpf(float(entry)) for entry in x]
-        slope = [mu * entry for entry in point]
-        total = mpmath.mpf(0)
-        for row in C.tolist():
-            grown = mpmath.exp(mpmath.fdot(row, point))
-            total += mpmath.log1p(grown)
-            share = grown / (1 + grown) / n
-            slope = [entry + share * c for entry, c in zip(slope, row, strict=True)]
-        squares = mpmath.fdot(point, point)
+        product, weights = mpmath.mpf(0), []  # the product less 1: all its digits count where it is small
+        for margin in margins.tolist():
+            grown = mpmath.exp(mpmath.mpf((margin, exponent + p)))
+            product += grown * (1 + product)
+            weights.append(int(mpmath.ldexp(grown / (1 + grown), bits)))
+        pull = np.array(weights, dtype=object) @ rows
+        slope = [
+            mpmath.mpf((a, exponent - bits)) / n + mu * mpmath.mpf((b, p)) for a, b in zip(pull.tolist(), point.tolist(), strict=True)
+        ]
         gap = mpmath.fdot(slope, slope) / (2 * mu)
-        lower = total / n + mu * squares / 2 - gap
-        return float(np.nextafter(float(lower), -np.inf)), float(gap)
+        lower = mpmath.log1p(product) / n + mu * mpmath.mpf((int((point**2).sum()), 2 * p)) / 2 - gap
+        return max(0.0, float(np.nextafter(float(lower), -np.inf))), float(gap)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from deva_theory.geometry import largest_at_corners
+from deva_theory.problems.families.base import AssumptionError
 
 ENUMERATED = 16
 """Largest number of coordinates whose sign vectors are enumerated."""
-
 
 
 def coordinate_majorant(H: Tensor, *, sweeps: int = 1000) -> Tensor:
@@ -29,6 +29,11 @@ def coordinate_majorant(H: Tensor, *, sweeps: int = 1000) -> Tensor:
     Tensor of float64, shape ``(..., d)``
         Equality ``uᵀHu = uᵀdiag(y)u`` holds for some u ≠ 0 (unless H = 0): no multiple of y below 1 would do.
 
+    Raises
+    ------
+    AssumptionError
+        "smoothness": H is not finite.
+
     Notes
     -----
     ``min{Σy : diag(y) ≽ H}`` is dual to ``max{<H, Z> : Z ≽ 0, Z_ii = 1}`` and at most (π/2) L_∞(H) (Nesterov 1998).  Writing
@@ -37,7 +42,13 @@ def coordinate_majorant(H: Tensor, *, sweeps: int = 1000) -> Tensor:
     ``ρ = λ_max(D H D)``, ``D = diag(y)^{-1/2}``, one has ``H ≼ ρ diag(y)``.  A row of H with ``H_ii = 0`` is zero, and y_i = 0 serves.
     """
     H = H.to(torch.float64)
+    if not bool(H.isfinite().all()):
+        raise AssumptionError("smoothness", "a bound on the Hessian is not finite in float64; rescale f or its variables")
     d = H.shape[-1]
+    # Squares of the entries must stay within the range of float64: divide by a power of two near the largest.
+    largest = H.abs().amax(dim=(-2, -1), keepdim=True)
+    unit = torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0)
+    H = H / unit
     # Rank √(2d) suffices for the maximum over V to equal the one over Z (Barvinok, Pataki).
     rank = min(d, math.ceil(math.sqrt(2 * d)) + 1)
     V = torch.randn(d, rank, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu").to(H.device)
@@ -61,7 +72,7 @@ def coordinate_majorant(H: Tensor, *, sweeps: int = 1000) -> Tensor:
             break
     scale = torch.where(y > 0, y, 1.0).rsqrt() * (y > 0)
     rho = torch.linalg.eigvalsh(scale.unsqueeze(-1) * H * scale.unsqueeze(-2))[..., -1].clamp_min(0)
-    return y * (rho * (1 + 8 * d * torch.finfo(H.dtype).eps)).unsqueeze(-1)
+    return y.clamp_min(0) * (rho * (1 + 8 * d * torch.finfo(H.dtype).eps)).unsqueeze(-1) * unit.squeeze(-1)
 
 
 def box_smoothness(H: Tensor, coordinate: Tensor) -> tuple[Tensor, bool]:

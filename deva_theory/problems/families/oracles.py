@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families.base import AssumptionError, FiniteSum, Problem, standard_normal
+from deva_theory.problems.families.base import AssumptionError, FiniteSum, Problem, keep_copies, standard_normal
 
 _ENTRIES = 2**22  # random numbers held at one time
 
@@ -34,7 +34,13 @@ class Oracle(ABC):
     @abstractmethod
     def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor: ...
 
-    def sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    def _sample_given(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor) -> Tensor:
+        """Return the same as `_sample` where ∇f(x) is known; for oracles that need it."""
+        return self._sample(problem, x, batch, generator)
+
+    def sample(
+        self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, *, gradient: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of `batch` independent stochastic gradients at x.
 
         Parameters
@@ -46,6 +52,8 @@ class Oracle(ABC):
             B ≥ 1.
         generator : torch.Generator
             On any device; the numbers are moved to that of x.
+        gradient : Tensor, optional
+            ``problem.gradient(x)``, where the caller has it: additive noise then computes it no second time.  The sample is the same.
 
         Returns
         -------
@@ -53,7 +61,11 @@ class Oracle(ABC):
         """
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"the batch must be an integer of at least 1, not {batch!r}")
-        return self._sample(problem, x, batch, generator)
+        if gradient is None:
+            return self._sample(problem, x, batch, generator)
+        if gradient.shape != problem.full_shape(x):
+            raise ValueError(f"the gradient has the shape {tuple(gradient.shape)}, not {tuple(problem.full_shape(x))}")
+        return self._sample_given(problem, x, batch, generator, gradient)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +86,7 @@ class Additive(Oracle):
     deviation: Tensor
 
     def __post_init__(self) -> None:
+        keep_copies(self, "deviation")
         if not isinstance(self.deviation, Tensor) or not self.deviation.dtype.is_floating_point:
             raise TypeError("deviation must be a floating-point tensor")
         if not bool((self.deviation.isfinite() & (self.deviation >= 0)).all()):
@@ -85,28 +98,35 @@ class Additive(Oracle):
         return self.deviation
 
     def _checked_sigma(self, problem: Problem, shape: torch.Size) -> Tensor:
-        try:
-            fits = torch.broadcast_shapes(self.deviation.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(f"deviation of shape {tuple(self.deviation.shape)} does not broadcast to the gradients' {tuple(shape)}")
+        own = self.deviation.shape
+        # The first comparison is all that most steps need.
+        if own != shape[len(shape) - len(own) :] and not _fits(own, shape):
+            raise ValueError(f"deviation of shape {tuple(own)} does not broadcast to the gradients' {tuple(shape)}")
         return self.deviation.to(problem.like.device)
 
     def variance(self, problem: Problem, x: Tensor) -> Tensor:
         """Return σ², shape ``(..., *event)``."""
         problem.check(x)
-        shape = torch.broadcast_shapes(x.shape, (*problem.batch_shape, *problem.event_shape))
+        shape = problem.full_shape(x)
         return (self._checked_sigma(problem, shape) ** 2).expand(shape)
 
     def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        gradient = problem.gradient(x)
+        return self._sample_given(problem, x, batch, generator, problem.gradient(x))
+
+    def _sample_given(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor) -> Tensor:
         noise = self._mean_noise(gradient, problem.event_ndim, batch, generator)
         return gradient + (self._checked_sigma(problem, gradient.shape) * noise).to(gradient.dtype)
 
     @abstractmethod
     def _mean_noise(self, gradient: Tensor, event_ndim: int, batch: int, generator: torch.Generator) -> Tensor:
         """Return the mean of `batch` samples of mean 0 and variance 1, float64, in the shape and on the device of `gradient`."""
+
+
+def _fits(own: torch.Size, shape: torch.Size) -> bool:
+    try:
+        return torch.broadcast_shapes(own, shape) == shape
+    except RuntimeError:
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +178,7 @@ class StudentT(Additive):
     Raises
     ------
     AssumptionError
-        "infinite variance", for ν ≤ 2.
+        "finite variance", for ν ≤ 2.
 
     Notes
     -----
@@ -172,7 +192,7 @@ class StudentT(Additive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.df > 2:
-            raise AssumptionError("infinite variance", f"Student's t has a finite variance for df > 2 only, not df = {self.df}")
+            raise AssumptionError("finite variance", f"Student's t has infinite variance unless df > 2; df is {self.df}")
         if not math.isfinite(self.df):
             raise ValueError("df must be finite; use Gaussian for the limit")
 
@@ -236,12 +256,16 @@ class RowSampling(Oracle):
             return
         norm = torch.linalg.vector_norm(x, dim=tuple(range(-problem.event_ndim, 0)))
         if not bool((norm <= self.domain).all()):
-            raise AssumptionError("finite variance", f"an iterate left the ball of radius {self.domain:g} on which sigma is a bound")
+            raise AssumptionError(
+                "finite variance",
+                f"{problem.name}: an iterate left the ball of radius {self.domain:g} on which the sigma of the sampled rows is a bound; "
+                "take a smaller step (scale), fewer steps, a nearer start, Gaussian noise, or RowSampling with a larger domain",
+            )
 
     def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
         self.problem.check(x)
         self._check(problem, x)
-        events = torch.broadcast_shapes(x.shape[: x.ndim - problem.event_ndim], problem.batch_shape)
+        events = problem.full_shape(x)[: -problem.event_ndim]
         counts = multinomial_counts(batch, self.problem.components, events, generator)
         return self.problem.weighted_gradient(x, (counts / batch).to(x))
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families.base import Constants, Problem, check_weights, standard_normal
+from deva_theory.problems.families.base import Constants, Problem, check_weights, keep_copies, standard_normal
 from deva_theory.problems.families.majorants import box_smoothness, coordinate_majorant
 
 
@@ -48,6 +48,7 @@ class DiagonalQuadratic(Problem):
     minimiser: Tensor | None = None
 
     def __post_init__(self) -> None:
+        keep_copies(self, "curvature", "minimiser")
         check_weights(self.name, "curvature", self.curvature)
         check_minimiser(self.name, self.minimiser, self.curvature)
 
@@ -83,7 +84,7 @@ class DiagonalQuadratic(Problem):
     @cached_property
     def constants(self) -> Constants:
         """The known constants, all exact."""
-        L = self.curvature.to(torch.float64)
+        L = self.curvature.to(torch.float64, copy=True)
         box = L.sum(-1)
         return Constants(
             optimum=torch.zeros_like(box), optimum_exact=True, coordinate=L, box=box, box_exact=True, euclidean=L.amax(-1),
@@ -113,8 +114,8 @@ class RotatedQuadratic(Problem):
 
     Notes
     -----
-    The Hessian H is constant.  Exact: f* = 0, λ_max, and L_∞(H) by enumeration up to 16 coordinates; beyond, ``Σ L_i``, at most π/2
-    times too large.  The L_i are :func:`~deva_theory.problems.families.coordinate_majorant`'s.  For H ≽ 0
+    The Hessian H is constant.  Exact: f* = 0, λ_max(H) (max λ_i but for the rounding of Q), and L_∞(H) by enumeration up to 16 coordinates;
+    beyond, ``Σ L_i``, at most π/2 times too large.  The L_i are :func:`~deva_theory.problems.families.coordinate_majorant`'s.  For H ≽ 0
     ``sᵀHt ≤ √(sᵀHs tᵀHt)``, hence ``‖H‖_{∞→1} = L_∞(H)``.
     """
 
@@ -123,6 +124,7 @@ class RotatedQuadratic(Problem):
     minimiser: Tensor | None = None
 
     def __post_init__(self) -> None:
+        keep_copies(self, "eigenvalues", "rotation", "minimiser")
         check_weights(self.name, "eigenvalues", self.eigenvalues)
         d = self.eigenvalues.shape[-1]
         if self.rotation.shape != (*self.eigenvalues.shape, d):
@@ -182,7 +184,7 @@ class RotatedQuadratic(Problem):
         box, exact = box_smoothness(self.hessian, coordinate)
         return Constants(
             optimum=torch.zeros_like(box), optimum_exact=True, coordinate=coordinate, box=box, box_exact=exact,
-            euclidean=self.eigenvalues.to(torch.float64).amax(-1), gradient_lipschitz_linf=box, convex=True,
+            euclidean=torch.linalg.eigvalsh(self.hessian)[..., -1].clamp_min(0), gradient_lipschitz_linf=box, convex=True,
         )  # fmt: skip
 
 

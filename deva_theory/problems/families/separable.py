@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families.base import AssumptionError, Constants, Problem, check_weights
+from deva_theory.problems.families.base import AssumptionError, Constants, Problem, check_weights, keep_copies
 
 
 class Well(NamedTuple):
@@ -20,11 +20,17 @@ class Well(NamedTuple):
     derivative: Callable[[Tensor], Tensor]
 
 
+def _flattening(t: Tensor) -> Tensor:
+    """Return ``½t²/(1+t²)``; beyond 1 as ``½/(1+1/t²)``, since t² leaves the range of the dtype long before t."""
+    near, far = t.clamp(-1, 1), t.abs().clamp_min(1)
+    return torch.where(t.abs() > 1, 0.5 / (1 + far**-2), 0.5 * near**2 / (1 + near**2))
+
+
 WELLS: dict[str, Well] = {
     # φ'' = cos; written with the half angle, since 1 - cos t loses all digits near 0.
     "cosine": Well(lambda t: 2 * torch.sin(t / 2) ** 2, torch.sin),
     # φ'' = (1-3t²)/(1+t²)³ falls from 1 at 0 to its least value -1/4 at |t| = 1, then rises to 0 (φ''' = 12t(t²-1)/(1+t²)⁴).
-    "geman-mcclure": Well(lambda t: 0.5 * t**2 / (1 + t**2), lambda t: t / (1 + t**2) ** 2),
+    "geman-mcclure": Well(_flattening, lambda t: t / (1 + t**2) / (1 + t**2)),
 }
 """``cosine``: 1 - cos t, periodic; ``geman-mcclure``: ½t²/(1+t²), which flattens out, so that gradients vanish far away."""
 
@@ -65,6 +71,7 @@ class NonConvexWells(Problem):
     coupling: Tensor | float = 1.0
 
     def __post_init__(self) -> None:
+        keep_copies(self, "curvature", "direction", "coupling")
         if self.well not in WELLS:
             raise ValueError(f"well must be one of {', '.join(WELLS)}, not {self.well!r}: other functions have no constants here")
         check_weights(self.name, "curvature", self.curvature)
@@ -115,12 +122,14 @@ class NonConvexWells(Problem):
     @cached_property
     def constants(self) -> Constants:
         """The known constants, all exact."""
-        coordinate = self.curvature.to(torch.float64)
+        coordinate = self.curvature.to(torch.float64, copy=True)
         euclidean = coordinate.amax(-1)
         if self.direction is not None:
             w = self.direction.to(torch.float64)
             c = torch.as_tensor(self.coupling, dtype=torch.float64, device=w.device).unsqueeze(-1)
             H = torch.diag_embed(coordinate) + c.unsqueeze(-1) * w.unsqueeze(-1) * w.unsqueeze(-2)
+            if not bool(H.isfinite().all()):
+                raise AssumptionError("smoothness", f"{self.name}: c wwᵀ is not finite in float64; rescale the direction")
             euclidean = torch.linalg.eigvalsh(H)[..., -1]
             coordinate = coordinate + c * w.abs() * w.abs().sum(-1, keepdim=True)
         box = coordinate.sum(-1)
