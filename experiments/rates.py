@@ -25,8 +25,8 @@ import deva_theory.rules
 from deva_theory.problems.families import Problem
 from deva_theory.rates import catalogue
 from deva_theory.rates.fits import bound_ratio, fit_slope
-from deva_theory.rates.runner import Measurement, measure
 from deva_theory.rates.needed import NEEDED, TOP, needed_terms
+from deva_theory.rates.runner import Measurement, measure
 from deva_theory.rates.tightness import SEARCHES, worst_case
 from deva_theory.report.tables import Table, compare_tables, format_table
 from deva_theory.runtime import Cache, Progress
@@ -178,7 +178,7 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
         # With η = 1/Λ, which lands on the minimum from r itself, but not from random starts.
         scales: list[float] = np.geomspace(0.02, 2000.0, config.adaptation_scales).tolist()
         scales += [(config.adaptation_steps / contrast) ** 0.5 for contrast in config.contrasts]
-        adapted = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
+        adapted = cache.get_or_compute("rates-adaptation", config, lambda: adapted_rows(config, scales), sources=SOURCES)
         task.advance()
         worst: list[Table] = []
         for name in SEARCHES:
@@ -188,13 +188,20 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
         terms: list[Table] = []
         for statement, form in NEEDED:
             terms.append(cache.get_or_compute(f"rates-terms-{statement}-{form}", config,
-                                              lambda key=(statement, form): term_rows(*key, config), sources=SOURCES))  # fmt: skip
+                                              lambda statement=statement, form=form: term_rows(statement, form, config),
+                                              sources=SOURCES))  # fmt: skip
             task.advance()
     grid = {cell: result for cell, result in results.items() if cell.part == "grid"}
     return {
         "rates": _curve_table(grid, config), "rates_slopes": _slope_table(grid, config), "rates_pairs": _pair_table(results),
         "rates_adaptation": adapted, "rates_worst": stacked(worst), "rates_terms": stacked(terms),
     }  # fmt: skip
+
+
+def adapted_rows(config: Config, scales: list[float]) -> dict[str, np.ndarray]:
+    """Return the table of R4."""
+    table = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
+    return {key: np.asarray(column) for key, column in table.items()}
 
 
 def worst_rows(name: str, config: Config) -> Table:
@@ -362,7 +369,7 @@ TOLERANCES = {
     "rates_adaptation": {"rho": (0.5, 0.0), "ratio": (0.1, 0.0)} | {k: (1e-5, 0.0) for k in ("rho_start", "proved_low", "proved_high")},
     # A search is chaotic; what it finds is not.
     "rates_worst": {"ratio": (0.0, 0.05), "error": (0.0, 0.02), "noise_share": (0.0, 0.3), "instances": (0.5, 0.0)},
-    "rates_terms": {"ratio": (0.25, 0.1), "error": (0.0, 0.1), "T": (0.0, 256.0), "instances": (0.5, 0.0)},
+    "rates_terms": {"ratio": (0.35, 0.1), "error": (0.0, 0.1), "T": (0.0, 256.0), "instances": (0.5, 0.0)},
 }
 
 

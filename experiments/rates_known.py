@@ -83,8 +83,9 @@ def summary(tables: dict[str, Table]) -> str:
         families = np.unique(rows["family"])
         lines += [
             "", f"On the same instances with {int(rows['gradients'][0])} {title}, {len(families)} families.  Own: bound/observed of the "
-            "statement itself, least and largest.  l1:", "the bound on ‖∇f‖_1 and what was observed, over the least observed of all methods "
-            "(medians).  Least: in how many families", "its bound on and its observed ‖∇f‖_1 and ‖∇f‖_2 are the least of all",
+            "statement itself, least and largest.  l1:",
+            "the bound on ‖∇f‖_1 and what was observed, over the least observed of all methods (medians).  Least: in how many families",
+            "its bound on and its observed ‖∇f‖_1 and ‖∇f‖_2 are the least of all",
             format_table(list(_compared(rows)), _HEADERS),
         ]  # fmt: skip
     exceeded, pairs = int(table["exceeded"].sum()), int((table["left_out"] == "").sum())

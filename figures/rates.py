@@ -146,24 +146,26 @@ def _control_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
 
 
 def _adaptation_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
-    fixed = rows(table, method="power")
-    contrasts = np.unique(fixed["contrast"])
-    for contrast, marker, grey in zip(contrasts, ("o", "s", "^", "D"), ("0.75", "0.5", "0.0"), strict=False):
-        run = rows(fixed, contrast=contrast)
-        axes.plot(run["rho"], run["ratio"], marker=marker, color=grey, linestyle="-", linewidth=0.7, label=rf"$\Lambda = {contrast:g}$")
-        proved = (run["proved_high"] < 1) | (run["proved_low"] > 1)
-        axes.plot(run["rho"][proved], run["ratio"][proved], marker="o", linestyle="none", color="#D55E00", markerfacecolor="none",
-                  markersize=8.5, markeredgewidth=1.0)  # fmt: skip
-    for rule in dict.fromkeys(table["method"][table["method"] != "power"].tolist()):
-        style = method_style(rule)
-        run = rows(table, method=rule)
-        axes.plot(run["rho"], run["ratio"], **(style | {"linestyle": "none"}), markersize=6, markeredgecolor="black", markeredgewidth=0.4)
+    best = rows(table, step_size="best")
+    random = rows(best, method="random")
+    for dimension, grey in zip(np.unique(random["dimension"]), ("0.72", "0.45"), strict=False):
+        run = rows(random, dimension=dimension)
+        label = rf"random $\Gamma$, $d={dimension}$"
+        axes.plot(run["rho"], run["ratio"], marker=".", color=grey, markersize=3, linestyle="none", label=label)
+    powers = rows(best, method="power")
+    for contrast, line in zip(np.unique(powers["contrast"]), (":", "--", "-", "-."), strict=False):
+        run = rows(powers, contrast=contrast)
+        axes.plot(run["rho"], run["ratio"], marker="o", markersize=3.5, color="#D55E00", linestyle=line, linewidth=0.8,
+                  label=rf"$\Gamma\propto r^s$, $\Lambda={contrast:g}$")  # fmt: skip
+    for rule in dict.fromkeys(best["method"].tolist()):
+        if rule not in ("power", "random"):
+            run = rows(best, method=rule)
+            axes.plot(run["rho"], run["ratio"], **(method_style(rule) | {"linestyle": "none"}), markersize=6, markeredgecolor="black",
+                      markeredgewidth=0.4)  # fmt: skip
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel=r"effective smoothness ratio $\rho$ (S7)", title="R4: diagonal quadratics")
-    axes.set_ylabel(r"least avg $\|\nabla f\|_1$, over $\Gamma \equiv 1$")
-    ring = Line2D([], [], color="#D55E00", marker="o", markerfacecolor="none", markersize=8.5, linestyle="none", label="proved")
-    handles, _ = axes.get_legend_handles_labels()
+    axes.set(xscale="log", yscale="log", xlabel=r"effective smoothness ratio $\rho$ (S7)", title=r"R4: below 1 $\Gamma$ is faster")
+    axes.set_ylabel(r"least avg $\|\nabla f\|_1$ with $\Gamma$ / that without")
     # The rules' markers are in the legend above the figure.
-    kept = [handle for handle in handles if str(handle.get_label()).startswith(r"$\Lambda")]
-    axes.legend(handles=[*kept, ring], loc="upper left")
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles=[handle for handle, name in zip(handles, names, strict=True) if "Gamma" in name], loc="lower right", fontsize=6)

@@ -10,7 +10,7 @@ from deva_theory.certify.descent import descent_to_rate
 from deva_theory.certify.duality import solve_exactly
 from deva_theory.certify.linear_program import LinearProgram
 from deva_theory.certify.missing import MissingExtra
-from deva_theory.certify.pep import WorstCase, convex_worst_case, nonconvex_worst_case
+from deva_theory.certify.pep import WorstCase, average_worst_case, block_worst_case, convex_worst_case, nonconvex_worst_case
 
 
 @pytest.fixture
@@ -84,6 +84,47 @@ def test_nonconvex_rate(pepit, steps, L, gap):
     assert found.upper <= bound * (1 + 1e-6) <= 1.5 * found.upper * (1 + 1e-6)
 
 
+@pytest.mark.parametrize(("steps", "L", "h", "gap"), [
+    (1, 2.0, 0.5, 1.0), (2, 2.0, 0.5, 1.5), (4, 1.0, 1.5, 1.0), (5, 3.0, 1.0, 2.0), (3, 1.0, 1.9, 1.0),
+])  # fmt: skip
+def test_a_quadratic_attains_the_worst_average(pepit, steps, L, h, gap):
+    found = average_worst_case(steps, L, h / L, gap=gap)
+    assert found.converged()
+    x, total = (2 * gap / L) ** 0.5, 0.0
+    for _ in range(steps):
+        total += (L * x) ** 2
+        x -= h * x
+    assert found.theory == pytest.approx(total / steps, rel=1e-12)
+    assert found.upper == pytest.approx(found.theory, rel=1e-6) and found.lower == pytest.approx(found.theory, rel=1e-6)
+    # The descent lemma, summed: exact where the first step ends at the minimum.
+    bound = float(descent_to_rate(steps, h * (1 - h / 2) / L, 0, gap).bound)
+    assert found.upper <= bound * (1 + 1e-6)
+    assert bound == pytest.approx(found.upper, rel=1e-6) or h != 1
+
+
+def test_averages_are_not_below_the_least_and_have_no_formula_beyond_2(pepit):
+    average, least = average_worst_case(4, 2.0, 0.4), nonconvex_worst_case(3, 2.0, 0.4)
+    assert average.upper > least.upper
+    wild = average_worst_case(3, 2.0, 1.25)
+    # x⁺ = -1.5x on ½Lx²: nothing bounds the average for more and more steps.
+    assert wild.theory is None and wild.upper >= 4 * (1 + 1.5**2 + 1.5**4) / 3 * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("L", [[2.0], [1.0, 4.0], [1.0, 4.0, 0.5]])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_block_rates_are_attained(pepit, L, steps, cyclic):
+    gap, d = 1.5, len(L)
+    found = block_worst_case(steps, L, cyclic=cyclic, gap=gap)
+    assert found.converged()
+    assert found.theory == pytest.approx(2 * gap / steps * (1 if cyclic else d))
+    assert found.upper == pytest.approx(found.theory, rel=1e-6)
+    # ½(Σ_b √L_b x_b)², or ½L_0x_0²: all blocks' weighted squares at the start, none after one step.
+    slope = (2 * gap) ** 0.5
+    squares = sum((c**0.5 * slope) ** 2 / c for c in ([L[0]] if cyclic else L))
+    assert squares / steps == pytest.approx(found.theory)
+
+
 def test_a_false_rate_is_exceeded_by_an_example(pepit):
     # "L R²/(4N + 4)" is false: the primal value is a function that breaks it.
     found = convex_worst_case(3, 1.0, 1.0)
@@ -116,6 +157,18 @@ def test_the_gap_says_whether_to_trust_the_bound():
 def test_bad_input(function, arguments):
     with pytest.raises(ValueError, match="need steps >= 0"):
         function(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [(0, 1.0, 1.0), (2, 0.0, 1.0), (2, 1.0, -1.0), (2, 1.0, float("nan"))])
+def test_bad_input_of_averages(arguments):
+    with pytest.raises(ValueError, match="average_worst_case: need steps >= 1"):
+        average_worst_case(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [(0, [1.0]), (2, []), (2, [1.0, -1.0]), (2, [1.0, float("inf")])])
+def test_bad_input_of_blocks(arguments):
+    with pytest.raises(ValueError, match="block_worst_case: need steps >= 1"):
+        block_worst_case(*arguments, cyclic=True)
 
 
 def test_without_pepit_one_line_names_the_extra(monkeypatch):

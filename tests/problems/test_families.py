@@ -31,6 +31,11 @@ def trace_with_linear_term():
     return F.TraceProblem(TraceQuadratic(quadratic.H, 30 * normal(2, 9, 2, seed=6)), 2)
 
 
+def singular():
+    Z = normal(2, 4, 2, seed=7)
+    return F.TraceProblem(TraceQuadratic(Z @ Z.mT), 3)
+
+
 def wells(well, *, coupled):
     direction = normal(3, 5, seed=2) if coupled else None
     return F.NonConvexWells(10 ** (2 * uniform(3, 5)), well, direction, torch.tensor([0.5, 2.0, 20.0], dtype=torch.float64))
@@ -48,6 +53,7 @@ PROBLEMS = {
     "heterogeneous": lambda: F.TraceProblem.published("heterogeneous", instances=(2,), columns=2),
     "homogeneous": lambda: F.TraceProblem.published("homogeneous", instances=(2,), columns=2),
     "trace-linear": trace_with_linear_term,
+    "trace-singular": singular,
     "logistic": lambda: F.LogisticRegression.breast_cancer([1e-1, 1e-3]),
     "cosine": lambda: wells("cosine", coupled=False),
     "geman": lambda: wells("geman-mcclure", coupled=False),
@@ -475,9 +481,9 @@ ASSUMPTIONS = {
     "infinite ball": ("bounded domain", lambda: F.MatrixFactorisation(EYE, 1, math.inf)),
     "outside the ball": ("bounded domain", lambda: F.MatrixFactorisation(EYE, 1, 1.0).gradient(torch.ones(4, 1, dtype=torch.float64))),
     "nan iterate": ("bounded domain", lambda: F.MatrixFactorisation(EYE, 1, 1.0).value(torch.full((4, 1), math.nan))),
-    "cauchy": ("infinite variance", lambda: F.StudentT(ONE, df=1.0)),
-    "df 2": ("infinite variance", lambda: F.StudentT(ONE, df=2.0)),
-    "nan df": ("infinite variance", lambda: F.StudentT(ONE, df=math.nan)),
+    "cauchy": ("finite variance", lambda: F.StudentT(ONE, df=1.0)),
+    "df 2": ("finite variance", lambda: F.StudentT(ONE, df=2.0)),
+    "nan df": ("finite variance", lambda: F.StudentT(ONE, df=math.nan)),
     "infinite sigma": ("finite variance", lambda: F.Gaussian(ONE * math.inf)),
     "negative sigma": ("finite variance", lambda: F.SparseSpikes(-ONE)),
     "no spikes": ("finite variance", lambda: F.SparseSpikes(ONE, probability=0.0)),
@@ -523,12 +529,20 @@ BAD = {
     "labels": (ValueError, "labels", lambda: F.LogisticRegression(EYE, torch.tensor([0.0, 1.0]), ONE)),
     "features": (ValueError, "features", lambda: F.LogisticRegression(ONE, ONE, ONE)),
     "plain regularisation": (TypeError, "regularisation", lambda: F.LogisticRegression(EYE, ONE, 0.1)),
+    "half a column": (ValueError, "columns must be a whole number", lambda: F.TraceProblem(TraceQuadratic(EYE), 1.5)),
     "rank": (ValueError, "rank", lambda: F.MatrixFactorisation(EYE, 0, 1.0)),
+    "half a rank": (ValueError, "rank must be a whole number", lambda: F.MatrixFactorisation(EYE, 1.5, 1.0)),
+    "true rank": (ValueError, "rank must be a whole number", lambda: F.MatrixFactorisation(EYE, True, 1.0)),
+    "radius in words": (TypeError, "radius must be a number", lambda: F.MatrixFactorisation(EYE, 1, "3")),
     "target": (ValueError, "target", lambda: F.MatrixFactorisation(ONE, 1, 1.0)),
     "batch 0": (ValueError, "batch", lambda: sample(batch=0)),
     "batch 2.5": (ValueError, "batch", lambda: sample(batch=2.5)),
     "sigma's shape": (ValueError, "deviation", lambda: sample(oracle=F.Gaussian(torch.ones(3)))),
     "sigma enlarges": (ValueError, "deviation", lambda: sample(oracle=F.Gaussian(torch.ones(3, 2)))),
+    "gradient's shape": (
+        ValueError, "gradient has the shape",
+        lambda: F.Gaussian(ONE).sample(F.DiagonalQuadratic(ONE), ONE, 1, torch.Generator(), gradient=torch.ones(3, 2, dtype=torch.float64)),
+    ),
     "plain sigma": (TypeError, "deviation", lambda: F.Gaussian(1.0)),
     "infinite df": (ValueError, "Gaussian", lambda: F.StudentT(ONE, df=math.inf)),
     "rows of no sum": (TypeError, "finite sum", lambda: F.RowSampling(F.DiagonalQuadratic(ONE))),
@@ -548,6 +562,7 @@ def test_row_sampling_stops_outside_its_ball():
     oracle = F.RowSampling(problem, 1.0)
     generator = torch.Generator().manual_seed(0)
     oracle.sample(problem, 0.5 * EYE, 3, generator)
-    with pytest.raises(F.AssumptionError, match=r"^finite variance: an iterate left"):
+    message = r"^finite variance: trace quadratic: an iterate left the ball of radius 1 .*smaller step.*Gaussian noise.*larger domain"
+    with pytest.raises(F.AssumptionError, match=message):
         oracle.sample(problem, EYE, 3, generator)
     assert bool(F.MatrixFactorisation(EYE, 1, 1.0).inside(torch.zeros(4, 1)))

@@ -101,8 +101,9 @@ def quadratic_minimum(H: np.ndarray, B: np.ndarray, *, eigenvalues: np.ndarray, 
     S, h = twice + twice.T, h - 1
     flat, b = integers(B)
     largest = float(eigenvalues[-1])
-    # The unit of X̂: with R of the order of λ_max times it, ‖R‖²/(2λ_min) is about 2^-90 of |f*| ≥ ‖B‖²/(2λ_max).
-    digits = (math.log2(largest) - math.log2(least) + math.log2(B.size)) / 2 + 45
+    # The unit of X̂: with R of the order of λ_max times it, ‖R‖²/(2λ_min) is 2^-120 of |f*| ≥ ‖B‖²/(2λ_max), and less than what rounding X̂
+    # to float64 costs, 2^-106.
+    digits = (math.log2(largest) - math.log2(least) + math.log2(B.size)) / 2 + 60
     unit = min(int(_log2(flat) + b - math.log2(largest) - digits), b - h)
     linear = flat * (1 << (b - h - unit))  # in the residual's unit 2^(h + unit)
     X, residual = np.zeros(B.shape, dtype=object), linear
