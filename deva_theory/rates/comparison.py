@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families import AssumptionError as FamilyError
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import known, matrix_bounds, momentum_bounds, vector_bounds
 from deva_theory.rates.catalogue import METHODS
@@ -367,8 +366,8 @@ def compare_known(
     ------
     ValueError
         `gradients` that are no different whole numbers from 1, or with an oracle no squares; fewer than one seed.
-    deva_theory.problems.families.AssumptionError
-        From the family: the start is outside the domain.
+    AssumptionError
+        The start is outside the domain, or below f*.
     """
     budgets = _budgets(gradients, oracle)
     if seeds < 1:
@@ -391,7 +390,7 @@ def compare_known(
         ]
         try:
             found = _rows(contestant, facts, start, found, batches, has_matrices, torch.Generator().manual_seed(seed + 1))
-        except (AssumptionError, FamilyError) as error:
+        except AssumptionError as error:
             found = [replace(row, left_out=str(error)) for row in found]
         rows += found[::-1]
     return rows

@@ -68,9 +68,7 @@ def starting_gap(problem: Problem, start: Tensor, statement: str) -> Tensor:
     AssumptionError
         "bounded below by f*": Δ is negative beyond rounding.
     """
-    value = problem.value(start).double()
-    optimum = problem.constants.optimum
-    gap = value - optimum
+    value, optimum, gap = problem.value(start).double(), problem.constants.optimum, problem.gap(start).double()
     limits = torch.finfo(start.dtype)
     slack = 1e3 * (limits.eps * (value.abs() + optimum.abs()) + limits.tiny)
     if not bool((gap >= -slack).all()):
@@ -124,7 +122,7 @@ def run_grid(
             x, moment, state = x[:active], moment[:active], _narrowed(state, active)
             watch.narrow(active)
         gradient = problem.gradient(x)
-        noisy = gradient if oracle is None or batches is None else _sampled(problem, oracle, x, batches, generator)
+        noisy = gradient if oracle is None or batches is None else _sampled(problem, oracle, x, gradient, batches, generator)
         seen = noisy
         if averaging is not None:
             b = averaging[:active]
@@ -187,8 +185,10 @@ def _narrowed(state: State, active: int) -> State:
     return {key: value[:active] if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
-def _sampled(problem: Problem, oracle: Oracle, x: Tensor, batches: Sequence[int], generator: torch.Generator) -> Tensor:
+def _sampled(
+    problem: Problem, oracle: Oracle, x: Tensor, gradient: Tensor, batches: Sequence[int], generator: torch.Generator
+) -> Tensor:
     """Return ĝ: one call where all mini-batches are equally large, else one for each T."""
     if len(set(batches)) == 1:
-        return oracle.sample(problem, x, batches[0], generator)
-    return torch.stack([oracle.sample(problem, x[k], batches[k], generator) for k in range(len(x))])
+        return oracle.sample(problem, x, batches[0], generator, gradient=gradient)
+    return torch.stack([oracle.sample(problem, x[k], batches[k], generator, gradient=gradient[k]) for k in range(len(x))])

@@ -180,8 +180,8 @@ def measure(
     Raises
     ------
     AssumptionError
-        The statement does not cover the rule, η is not positive and finite, a run left the range of float64; from the families, as
-        `deva_theory.problems.families.AssumptionError`: an iterate left the domain, a variance is infinite.
+        The statement does not cover the rule, η is not positive and finite, a run left the range of float64, an iterate
+        left the domain, a variance is infinite, f falls below f* or is not as smooth as its constants say.
     ValueError
         Unusable `steps` or `seeds`; shapes that do not fit.
     """

@@ -16,6 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deva_theory.problems.families import AssumptionError
+
+__all__ = [
+    "LEFT", "AssumptionError", "Bound", "Left", "Numbers", "about", "balanced_terms", "descent_terms", "finite", "inputs", "summed", "total",
+]  # fmt: skip
+
 Numbers = float | NDArray[Any] | Tensor
 """A number, or an array of them that broadcasts."""
 
@@ -25,10 +31,6 @@ LEFT: Mapping[Left, str] = {
     "l2": "avg E‖∇f‖_2",
 }
 """What a bound is about, by name; for matrices ‖·‖_2 is the Frobenius norm."""
-
-
-class AssumptionError(ValueError):
-    """An input that a statement does not cover; the message names the assumption that fails."""
 
 
 @dataclass(frozen=True, eq=False)
