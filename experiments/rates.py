@@ -167,8 +167,9 @@ def numbers(found: Measurement) -> dict[str, Any]:
 
 def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Table]:
     """Run everything and return the tables; without scikit-learn, which has its data, logistic regression is left out."""
-    families = available(config.families, progress)
-    wanted = [cell for cell in cells(config) if cell.family in families]
+    listed = list(cells(config))
+    families = available(list(dict.fromkeys(cell.family for cell in listed)), progress)
+    wanted = [cell for cell in listed if cell.family in families]
     results: dict[Cell, Mapping[str, Any]] = {}
     with one_thread(), progress.task("rates: runs against bounds", total=len(wanted) + len(SEARCHES) + len(NEEDED) + 1) as task:
         for cell in wanted:

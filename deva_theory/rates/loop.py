@@ -161,7 +161,11 @@ class _Watch:
         k = len(after)
         self.excess[:k] = torch.fmax(self.excess[:k], (after - self.value + promised - curvature) / (self.eps * size + self.tiny))
         slack = self.eps * (after.abs() + constants.optimum.abs()) + self.tiny
-        self.below[:k] = torch.fmax(self.below[:k], (constants.optimum - after) / slack)
+        fall = (constants.optimum - after) / slack
+        if bool((fall > 1).any()):
+            # The family may know the distance to f* better than the difference of two values does.
+            fall = torch.fmin(fall, -self.problem.gap(x).double() / slack)
+        self.below[:k] = torch.fmax(self.below[:k], fall)
         self.value = after
 
     def check(self) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from deva_theory.problems.families import AssumptionError
 
 __all__ = [
-    "LEFT", "AssumptionError", "Bound", "Left", "Numbers", "about", "balanced_terms", "descent_terms", "finite", "inputs", "summed", "total",
+    "LEFT", "AssumptionError", "Bound", "Left", "Numbers", "about", "balanced_terms", "descent_terms", "finite", "inputs", "summed",
+    "total",
 ]  # fmt: skip
 
 Numbers = float | NDArray[Any] | Tensor

@@ -54,7 +54,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "R5 sharp, signs": {"statement": "R5", "form": "sharp", "family": "wells", "noise": "signs"},
 }
 """Name to arguments of `worst_case`; "noisy": at least half of the bound is its noise term."""
-_SPARE = 0.04
+_SPARE = 0.1
 """Relative excess of the noise's share that the search demands."""
 _LEAST, _SMALLEST = 1e-12, 1e-200
 """Of Δ over L‖x_0‖_∞², which every other start on a quadratic exceeds by far, and of Δ."""
@@ -151,10 +151,10 @@ class Against(Oracle):
         """Return B times the second moment of the error at x, shape ``(..., *event)``."""
         return self.batch * self._error(problem.gradient(x), problem.event_ndim).square() / 2
 
-    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor | None) -> Tensor:
         if batch != self.batch:
             raise ValueError(f"the error was made for B = {self.batch}, not {batch}")
-        gradient = problem.gradient(x)
+        gradient = problem.gradient(x) if gradient is None else gradient
         coins = gradient.shape if problem.event_ndim == 1 else (*gradient.shape[:-2], 1, 1)
         turned = torch.rand(coins, generator=generator, dtype=torch.float64) < 0.5
         return gradient + turned * self._error(gradient, problem.event_ndim)

@@ -48,7 +48,8 @@ def test_reaches_the_supremum_of_textbook_adam(differentiable, seed):
     found = search(adam_problem(differentiable=differentiable), seed=seed)
     assert SUPREMUM == pytest.approx(1.104372, abs=1e-6)
     assert 1.0 + found.violation == pytest.approx(SUPREMUM, abs=1e-6)
-    assert found.violation == adam_problem().value(found.x)
+    # A batch may be summed in another order than one sequence.
+    assert found.violation == pytest.approx(adam_problem().value(found.x), rel=1e-12)
 
 
 def test_random_sampling_misses_what_the_search_finds():

@@ -23,11 +23,14 @@ STEMS = sorted(p.stem for p in DATA.glob("trace_quadratic*.csv"))
 def test_batched_equals_one_by_one(method):
     # Many rows: gradients of full rank, so that no basis vector is left to rounding.
     config = Config(steps=6, decay_from=3, seeds=2, refresh_every=4, rows=60)
-    instances = Instances.draw(config, 2)
+    drawn = Instances.draw(config, 2)
+    # In double precision: in single precision the entries of a projected gradient along flat directions are rounding, and so are the signs
+    # of the first steps along them, which depend on how a processor adds up.
+    instances = replace(drawn, H=drawn.H.double(), A=drawn.A.double(), X0=drawn.X0.double())
     lr = config.gd_lr if method == "gd" else config.lr
     *_, (_, ends, _) = trajectory(method, instances, lr, config, squared=False, matched=False)
     for mine, other in zip(ends, one_by_one(method, instances, config), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-2)  # bfloat16 msign, float32 states
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-2)  # bfloat16 msign
 
 
 def test_schedule_and_common_instances():

@@ -478,16 +478,10 @@ def test_a_known_gradient_is_used_and_changes_no_sample(batch):
     assert torch.equal(*samples)
 
 
-def test_an_oracle_that_knows_nothing_of_gradients_still_takes_them():
-    class Own(F.Gaussian):
-        def _sample(self, problem, x, batch, generator):
-            return torch.zeros_like(x)
-
-        _sample_given = F.Oracle._sample_given
-
+def test_a_gradient_of_another_shape_is_refused():
     problem = F.DiagonalQuadratic(tensor(1.0, 2.0))
-    x = problem.start(0)
-    assert not bool(Own(tensor(1.0, 1.0)).sample(problem, x, 1, torch.Generator(), gradient=x).any())
+    with pytest.raises(ValueError, match="the gradient has the shape"):
+        F.Gaussian(tensor(1.0, 1.0)).sample(problem, problem.start(0), 1, torch.Generator(), gradient=tensor(1.0))
 
 
 def test_full_shapes_are_checked_without_broadcasting(monkeypatch):

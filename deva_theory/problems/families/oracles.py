@@ -32,11 +32,8 @@ class Oracle(ABC):
         """Return the exact variance of one sample at x, for each coordinate, shape ``(..., *event)``."""
 
     @abstractmethod
-    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor: ...
-
-    def _sample_given(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor) -> Tensor:
-        """Return the same as `_sample` where ∇f(x) is known; for oracles that need it."""
-        return self._sample(problem, x, batch, generator)
+    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor | None) -> Tensor:
+        """Return what `sample` does; `gradient` is ∇f(x) where the caller has it."""
 
     def sample(
         self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, *, gradient: Tensor | None = None
@@ -61,11 +58,9 @@ class Oracle(ABC):
         """
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"the batch must be an integer of at least 1, not {batch!r}")
-        if gradient is None:
-            return self._sample(problem, x, batch, generator)
-        if gradient.shape != problem.full_shape(x):
+        if gradient is not None and gradient.shape != problem.full_shape(x):
             raise ValueError(f"the gradient has the shape {tuple(gradient.shape)}, not {tuple(problem.full_shape(x))}")
-        return self._sample_given(problem, x, batch, generator, gradient)
+        return self._sample(problem, x, batch, generator, gradient)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +105,8 @@ class Additive(Oracle):
         shape = problem.full_shape(x)
         return (self._checked_sigma(problem, shape) ** 2).expand(shape)
 
-    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        return self._sample_given(problem, x, batch, generator, problem.gradient(x))
-
-    def _sample_given(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor) -> Tensor:
+    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor | None) -> Tensor:
+        gradient = problem.gradient(x) if gradient is None else gradient
         noise = self._mean_noise(gradient, problem.event_ndim, batch, generator)
         return gradient + (self._checked_sigma(problem, gradient.shape) * noise).to(gradient.dtype)
 
@@ -262,7 +255,7 @@ class RowSampling(Oracle):
                 "take a smaller step (scale), fewer steps, a nearer start, Gaussian noise, or RowSampling with a larger domain",
             )
 
-    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    def _sample(self, problem: Problem, x: Tensor, batch: int, generator: torch.Generator, gradient: Tensor | None) -> Tensor:
         self.problem.check(x)
         self._check(problem, x)
         events = problem.full_shape(x)[: -problem.event_ndim]
