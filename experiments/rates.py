@@ -32,10 +32,11 @@ from deva_theory.report.tables import Table, compare_tables, format_table
 from deva_theory.runtime import Cache, Progress
 from deva_theory.runtime.threads import one_thread
 from experiments import _rates_adaptation as adaptation
+from experiments import _rates_adaptation_table as adaptation_table
 from experiments._rates_families import available, columns, comparable, stacked
 
 SOURCES = (deva_theory.certify, deva_theory.linalg, deva_theory.problems, deva_theory.rates, deva_theory.rules, Path(__file__),
-           Path(adaptation.__file__))  # fmt: skip
+           Path(adaptation.__file__), Path(adaptation_table.__file__))  # fmt: skip
 EXPONENTS = {"R1": -0.5, "R2": -0.5, "R3": -0.5, "R5": -0.25}
 """Of the bounds with constants that do not depend on T."""
 CONTROLS: dict[str, tuple[str, dict[str, float]]] = {
@@ -201,7 +202,7 @@ def compute(config: Config, *, cache: Cache, progress: Progress) -> dict[str, Ta
 
 def adapted_rows(config: Config, scales: list[float]) -> dict[str, np.ndarray]:
     """Return the table of R4."""
-    table = adaptation.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
+    table = adaptation_table.adaptation_rows(config.contrasts, config.exponents, config.adaptation_steps, scales)
     return {key: np.asarray(column) for key, column in table.items()}
 
 
@@ -279,7 +280,7 @@ def summary(tables: dict[str, Table]) -> str:
     pairs, slopes, curves, adapted = (
         {k: np.asarray(v) for k, v in tables[stem].items()} for stem in ("rates_pairs", "rates_slopes", "rates", "rates_adaptation")
     )
-    lines = [*_pair_text(pairs, curves), "", *_slope_text(slopes), "", *adaptation.summary_lines(adapted)]
+    lines = [*_pair_text(pairs, curves), "", *_slope_text(slopes), "", *adaptation_table.summary_lines(adapted)]
     worst = {k: np.asarray(v) for k, v in tables["rates_worst"].items()}
     steps = np.unique(worst["T"])
     body = []

@@ -38,20 +38,22 @@ _STATEMENTS = {"R1": ("#000000", "-", "o"), "R2": ("#0072B2", "--", "s"), "R3": 
 def draw(data: Path, out: Path, formats: Sequence[str]) -> list[Path]:
     """Draw the twelve panels."""
     curves, slopes, pairs, adapted, worst = (read_csv(data / f"{stem}.csv") for stem in TABLES)
-    with plt.rc_context(figure_style(width=12.0, height=9.6)):
+    with plt.rc_context(figure_style(width=12.0, height=9.8)):
         figure = plt.figure()
-        grid = figure.add_gridspec(3, 24, height_ratios=(1.0, 0.8, 1.35))
+        # Rows of their own layout: the legend below the slopes would squeeze the others.
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1.0))
+        curve_panels = upper.subplots(2, 4, sharex="col", height_ratios=(1.0, 0.75))
         for k, statement in enumerate(_CURVES):
-            upper = figure.add_subplot(grid[0, 6 * k : 6 * k + 6])
-            _curve_panel(upper, statement, curves)
-            _plain_panel(figure.add_subplot(grid[1, 6 * k : 6 * k + 6], sharex=upper), statement, curves)
-        _slope_panel(figure.add_subplot(grid[2, :9]), slopes)
-        _ratio_panel(figure.add_subplot(grid[2, 9:15]), curves, worst)
-        _control_panel(figure.add_subplot(grid[2, 15:18]), pairs)
-        _adaptation_panel(figure.add_subplot(grid[2, 18:]), adapted)
+            _curve_panel(curve_panels[0, k], statement, curves)
+            _plain_panel(curve_panels[1, k], statement, curves)
+        panels = lower.subplots(1, 4, width_ratios=(1.5, 1.0, 0.55, 1.0))
+        _slope_panel(panels[0], slopes)
+        _ratio_panel(panels[1], curves, worst)
+        _control_panel(panels[2], pairs)
+        _adaptation_panel(panels[3], adapted)
         handles = [Line2D([], [], **method_style(name)) for name in dict.fromkeys(curves["rule"].tolist())]
         handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle=(0, (1, 1)), label="its bound"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        upper.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         return save(figure, out, "rates", formats)
 
 
@@ -66,7 +68,7 @@ def _curve_panel(axes: Axes, statement: str, table: Mapping[str, np.ndarray]) ->
         # Dotted and without markers: the same colour says whose bound, the marker on its last point also in grey.
         axes.plot(run["T"], run["bound"], color=style["color"], linewidth=0.8, linestyle=(0, (1, 1)), marker=style["marker"],
                   markevery=[len(run["T"]) - 1], markerfacecolor="none", markersize=5)  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel=label, title=title)
+    axes.set(xscale="log", yscale="log", ylabel=label, title=title)
 
 
 def _plain_panel(axes: Axes, statement: str, table: Mapping[str, np.ndarray]) -> None:
@@ -118,7 +120,7 @@ def _ratio_panel(axes: Axes, table: Mapping[str, np.ndarray], worst: Mapping[str
         noisy = np.char.find(searched["search"], "noisy") >= 0
         sought = noisy if statement in ("R2", "R3") else ~noisy
         best = [searched["ratio"][sought & (searched["T"] == t)].max() for t in np.unique(searched["T"])]
-        axes.plot(np.unique(searched["T"]), 1 / np.asarray(best), color=color, linestyle="none", marker="*", markersize=6,
+        axes.plot(np.unique(searched["T"]), 1 / np.asarray(best), color=color, linestyle="none", marker="*", markersize=8,
                   markeredgecolor="black", markeredgewidth=0.4)  # fmt: skip
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed")

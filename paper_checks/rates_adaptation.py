@@ -21,7 +21,6 @@ from deva_theory.rates.catalogue import METHODS
 from experiments._rates_adaptation import (
     adagrad_bound,
     adagrad_floor,
-    adaptation_rows,
     averages,
     best_of_rule,
     bracket,
@@ -29,6 +28,7 @@ from experiments._rates_adaptation import (
     random_instances,
     smoothness_ratio,
 )
+from experiments._rates_adaptation_table import adaptation_rows
 from paper_checks.arrays import tensor
 from paper_checks.rates_descent import descend
 from paper_checks.verdicts import conclude, exactly

@@ -20,7 +20,8 @@ DATA = ROOT / "figures" / "data"
 REDUCED = replace(
     Config(), families=("diagonal", "e1-homogeneous"), steps=(4, 8, 16, 32, 64), matrix_steps=(2, 4, 6, 8, 12), seeds=3,
     more_noise=("diagonal",), search_instances=10, search_steps=(2, 8), contrasts=(4.0, 32.0), exponents=(-1.0, 0.0, 1.0),
-    adaptation_steps=1024, adaptation_scales=81,
+    search_seeds=2, adaptation_steps=1024, adaptation_scales=81, worst_steps=(1, 4), worst_starts=4, worst_rounds=4, term_starts=4,
+    term_rounds=4,
 )  # fmt: skip
 
 
@@ -35,9 +36,15 @@ def test_no_violation_and_controls(tables):
     statements = np.asarray(pairs["statement"])
     for statement in ("R1", "R2", "R3", "R5"):
         assert pairs["control_violated"][statements == statement].sum() > 0, statement
+        if statement not in ("R1", "R5"):
+            assert pairs["averages_control_violated"][statements == statement].sum() > 0, statement
     assert (pairs["closest"] >= 1 - 1e-9).all()
+    assert (pairs["averages_closest"] >= 1 - 1e-9).all()
     assert (tables["rates"]["ratio"] >= 1 - 1e-9).all()
-    assert "all" in summary(tables)
+    worst = {key: np.asarray(column) for key, column in tables["rates_worst"].items()}
+    assert (worst["ratio"] - 5 * worst["error"] <= 1 + 1e-9).all() and set(worst["T"]) == {1, 4}
+    text = summary(tables)
+    assert "0 violate theirs" in text and "random factors, 6 coordinates" in text and "noisy, against" in text
 
 
 def test_every_covered_combination_runs():
@@ -165,7 +172,8 @@ def test_committed_pairs_are_many_and_none_is_violated():
 
 
 def test_the_committed_text_is_the_summary_and_the_figure_draws(tmp_path):
-    committed = {stem: read_csv(DATA / f"{stem}.csv") for stem in TABLES}
+    committed = {stem: read_csv(DATA / f"{stem}.csv") for stem in TOLERANCES}
+    assert set(TABLES) <= set(committed)
     assert summary(committed).strip() == (ROOT / "figures" / "rates.txt").read_text(encoding="utf-8").strip()
     (path,) = draw(DATA, tmp_path, ["png"])
     assert path.read_bytes().startswith(b"\x89PNG")
