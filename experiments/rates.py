@@ -286,9 +286,9 @@ def summary(tables: dict[str, Table]) -> str:
     body = []
     for name in dict.fromkeys(worst["search"].tolist()):
         rows = {k: v[worst["search"] == name] for k, v in worst.items()}
-        body.append([name, *rows["ratio"], rows["error"].max(), int(rows["instances"].sum())])
+        body.append([name, *("none" if x == 0 else x for x in rows["ratio"]), rows["error"].max(), int(rows["instances"].sum())])
     lines += [
-        "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is at least half of the bound",
+        "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is half of the bound or more (none: no such)",
         format_table(body, ["", *(f"T = {T}" for T in steps), "error", "instances"]),
     ]  # fmt: skip
     terms = {k: np.asarray(v) for k, v in tables["rates_terms"].items()}
