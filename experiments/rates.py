@@ -288,7 +288,7 @@ def summary(tables: dict[str, Table]) -> str:
         rows = {k: v[worst["search"] == name] for k, v in worst.items()}
         body.append([name, *("none" if x == 0 else x for x in rows["ratio"]), rows["error"].max(), int(rows["instances"].sum())])
     lines += [
-        "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is half of the bound or more (none: no such)",
+        "", "R6: observed/bound of the worst instance that a search finds; noisy: its noise term is about half of the bound or more",
         format_table(body, ["", *(f"T = {T}" for T in steps), "error", "instances"]),
     ]  # fmt: skip
     terms = {k: np.asarray(v) for k, v in tables["rates_terms"].items()}
@@ -329,8 +329,8 @@ def _pair_text(pairs: dict[str, np.ndarray], curves: dict[str, np.ndarray]) -> l
     return [
         f"Bounds against {total} runs, of which {violated} violate theirs: {distinct} different pairs of instance (problem and start) and",
         "T, each with several statements, rules, step sizes and noises.  One run: the bound before expectations are taken, with the",
-        f"realised error; average: the statement itself, means over seeds ({', '.join(names)}).  Closest: the least bound/observed;",
-        "median: of the grid's averages.  R5 applies every rule to the averaged gradient, AdaGrad's sums included.",
+        f"realised error; average: the statement itself, means over seeds ({', '.join(names)}).",
+        "Closest: the least bound/observed; median: of the grid's averages.  R5 applies every rule to the averaged gradient, AdaGrad's sums included.",
         format_table(found, ["", "number", "violated", "closest", "control", "violated", "closest", "median"]),
     ]  # fmt: skip
 
