@@ -330,7 +330,8 @@ def _pair_text(pairs: dict[str, np.ndarray], curves: dict[str, np.ndarray]) -> l
         f"Bounds against {total} runs, of which {violated} violate theirs: {distinct} different pairs of instance (problem and start) and",
         "T, each with several statements, rules, step sizes and noises.  One run: the bound before expectations are taken, with the",
         f"realised error; average: the statement itself, means over seeds ({', '.join(names)}).",
-        "Closest: the least bound/observed; median: of the grid's averages.  R5 applies every rule to the averaged gradient, AdaGrad's sums included.",
+        "Closest: the least bound/observed; median: of the grid's averages.  R5 applies every rule to the averaged gradient, AdaGrad's",
+        "sums included.",
         format_table(found, ["", "number", "violated", "closest", "control", "violated", "closest", "median"]),
     ]  # fmt: skip
 
