@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,16 @@ def summary(tables: dict[str, Table]) -> str:
     """Return what each statement assumes, and what it guarantees and its method does at the largest number of gradients."""
     table = {k: np.asarray(v) for k, v in tables["rates_known"].items()}
     last = {k: v[table["gradients"] == table["gradients"].max()] for k, v in table.items()}
-    lines = ["Known rates: left side, what the constant depends on, samples in a step, exponents of steps T and of samples N"]
+    # Assumptions by letter: most are shared.
+    letters = {text: chr(ord("a") + k) for k, text in enumerate(dict.fromkeys(text for row in KNOWN_RATES for text in row.assumptions))}
+    lines = ["Known rates: left side, what the constant depends on, samples in a step, exponents of steps T and of samples N, assumptions"]
     body = [
-        [row.name, row.left_side, row.constants, row.batch, f"{row.exponent:g}", f"{row.sample_exponent:g}", row.source]
-        for row in KNOWN_RATES
-    ]
-    lines += [format_table(body, ["", "left side", "constants", "batch", "T", "N", "from"]), "", "and what they assume"]
-    lines += [f"    {row.name}: {'; '.join(row.assumptions)}" for row in KNOWN_RATES]
+        [row.name, row.left_side, row.constants, row.batch, f"{row.exponent:g}", f"{row.sample_exponent:g}",
+         "".join(letters[text] for text in row.assumptions), row.source] for row in KNOWN_RATES
+    ]  # fmt: skip
+    lines += [format_table(body, ["", "left side", "constants", "batch", "T", "N", "assumes", "from"]), ""]
+    for text, letter in letters.items():
+        lines += textwrap.wrap(text, 120, initial_indent=f"    {letter}: ", subsequent_indent="       ", break_on_hyphens=False)
     for title, chosen in (("exact gradients", last["oracle"] == "none"), ("samples", last["oracle"] != "none")):
         rows = {k: v[chosen] for k, v in last.items()}
         families = np.unique(rows["family"])
