@@ -42,10 +42,11 @@ x_{t+1} ≤ (1 - η²/x_0²) x_t, and Σ_t |x_t| ≤ x_0³/η².  Hence, x_0 ≤
 
 order 1/T on every diagonal quadratic, against A_T(1) of order T^{-1/2}, below which SignSGD does not get with any constant η.
 
-*AdaGrad at SignSGD's own η is slower.*  For η = √(2Δ/(L_∞T)), Δ = ½ΣL_ir_i², that is c/√T with c² = ΣL_ir_i²/ΣL_i (and for
-η = 1/√T, c = 1): as long as x falls, z_t² ≥ (t+1)x_t², the step is at most η/√(t+1), and x_t ≥ x_0 - 2η√t.  In a coordinate with
-2c ≤ r_i that is positive up to T, and avg |x_t| ≥ r_i - (4/3)c.  So avg ‖∇f‖_1 ≥ Σ_{2c ≤ r_i} L_i (r_i - (4/3)c) for **every** T, no
-convergence, where SignSGD has at most ½(1 + κ²)C(1)/√T.  On the family c = Λ^{-1/2}: slower by √T (1 - (4/3)Λ^{-1/2})/(1.06 C(1)), Λ ≥ 4.
+*AdaGrad at SignSGD's own η is slower.*  For η = √(2Δ/(L_∞T)), Δ = ½ΣL_ir_i², that is c/√T with c² = ΣL_ir_i²/ΣL_i: as long as x
+falls, z_t² ≥ (t+1)x_t², the step is at most η/√(t+1), and x_t ≥ x_0 - 2η√t.  In a coordinate with 2c ≤ r_i that is positive up to T, and
+avg |x_t| ≥ r_i - (4/3)c.  So avg ‖∇f‖_1 ≥ Σ_{2c ≤ r_i} L_i (r_i - (4/3)c) for **every** T, no convergence, where SignSGD has at most
+½(1 + κ²)C(1)/√T.  On the family c = Λ^{-1/2}: slower by √T (1 - (4/3)Λ^{-1/2})/(1.06 C(1)), Λ ≥ 4.  The floor holds for any c, but it is
+empty where 2c exceeds every r_i: at R2's η = 1/√T, c = 1, it says nothing about the family.
 
 *Rules that are slower at their best η.*  T = 3, L = (2, 1), r = (10⁻³, 1), δ = .1.  The stiff coordinate sums to
 |x_0| + |x_1| + |x_2| ≥ x_0 + |x_0 - η| ≥ η for every rule whose first step is a sign's.  The flat one, from y = 1 + u with h = η/y, has

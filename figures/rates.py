@@ -1,11 +1,13 @@
 """Measured rates against the bounds R1, R2, R3 and R5, their slopes, bound/observed, and R4: where adaptation helps.
 
-First row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, dotted, the bound with the
-constants measured along the runs (R5: with constants alone).  Each rule has its own Γ in its left side, so the curves of different rules
-cannot be compared there; they can in the second row, the same runs in ‖∇f‖_1 (R3: ‖∇f‖_*).  Third row: slopes of the left sides of all
-families with 95% intervals over seeds against the exponents; bound over observed, median and range over families, rules and noises, and,
-starred, the worst instances that a search finds; the closest bound over observed with the true and with a false bound; R4, each method at
-its own best step size, against SPEC S7's ρ.
+First row: the average left side over runs of horizon T (mean and 10th to 90th percentile over seeds) and, thin, the bound with the
+constants measured along the runs (R5: with constants alone; SignSGD's and AdaGrad's are the same).  Bounds are means over starts, too.
+Each rule has its own Γ in its left side, so the curves of different rules cannot be compared there; they can in the second row, the same
+runs in ‖∇f‖_1 (R3: ‖∇f‖_*).  Third row: slopes of the left sides of all families with 95% intervals over seeds against the exponents;
+bound over observed, median and range over families, rules and noises, and, large and hollow, the worst instances that a search finds (R2,
+R3: among those with a large noise term); the closest bound over observed with the true and with a false bound; R4, each method at its own
+best step size, against SPEC S7's ρ, on L = (Λ, 1) from starts near r = (1/Λ, 1) and on random diagonal quadratics; hollow: AdaGrad at
+SignSGD's step size.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def draw(data: Path, out: Path, formats: Sequence[str]) -> list[Path]:
         _control_panel(panels[2], pairs)
         _adaptation_panel(panels[3], adapted)
         handles = [Line2D([], [], **method_style(name)) for name in dict.fromkeys(curves["rule"].tolist())]
-        handles.append(Line2D([], [], color="black", linewidth=0.8, linestyle=(0, (1, 1)), label="its bound"))
+        bound = {"linewidth": 0.6, "marker": "o", "markerfacecolor": "none", "markersize": 5}
+        handles.append(Line2D([], [], color="black", label="thin: its bound", **bound))
         upper.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         return save(figure, out, "rates", formats)
 
@@ -65,8 +68,8 @@ def _curve_panel(axes: Axes, statement: str, table: Mapping[str, np.ndarray]) ->
         style = method_style(rule)
         axes.plot(run["T"], run["observed"], **style)
         axes.fill_between(run["T"], run["low"], run["high"], color=style["color"], alpha=0.18, linewidth=0)
-        # Dotted and without markers: the same colour says whose bound, the marker on its last point also in grey.
-        axes.plot(run["T"], run["bound"], color=style["color"], linewidth=0.8, linestyle=(0, (1, 1)), marker=style["marker"],
+        # Thin: the same colour says whose bound, the marker on its last point also in grey.
+        axes.plot(run["T"], run["bound"], color=style["color"], linewidth=0.6, linestyle="-", marker=style["marker"],
                   markevery=[len(run["T"]) - 1], markerfacecolor="none", markersize=5)  # fmt: skip
     axes.set(xscale="log", yscale="log", ylabel=label, title=title)
 
@@ -120,12 +123,12 @@ def _ratio_panel(axes: Axes, table: Mapping[str, np.ndarray], worst: Mapping[str
         noisy = np.char.find(searched["search"], "noisy") >= 0
         sought = noisy if statement in ("R2", "R3") else ~noisy
         best = [searched["ratio"][sought & (searched["T"] == t)].max() for t in np.unique(searched["T"])]
-        axes.plot(np.unique(searched["T"]), 1 / np.asarray(best), color=color, linestyle="none", marker="*", markersize=8,
-                  markeredgecolor="black", markeredgewidth=0.4)  # fmt: skip
+        axes.plot(np.unique(searched["T"]), 1 / np.asarray(best), color=color, linestyle="none", marker=marker, markersize=7.5,
+                  markerfacecolor="none", markeredgewidth=0.9)  # fmt: skip
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel=r"horizon $T$", ylabel="bound / observed", title="Bound over observed")
     handles, _ = axes.get_legend_handles_labels()
-    star = Line2D([], [], color="0.6", marker="*", markeredgecolor="black", markeredgewidth=0.4, linestyle="none", label="worst found")
+    star = Line2D([], [], color="0.3", marker="o", markersize=7.5, markerfacecolor="none", linestyle="none", label="worst found")
     axes.legend(handles=[*handles, star], loc="upper left")
 
 
@@ -164,9 +167,11 @@ def _adaptation_panel(axes: Axes, table: Mapping[str, np.ndarray]) -> None:
             run = rows(best, method=rule)
             axes.plot(run["rho"], run["ratio"], **(method_style(rule) | {"linestyle": "none"}), markersize=6, markeredgecolor="black",
                       markeredgewidth=0.4)  # fmt: skip
+    own = rows(table, step_size="R1")
+    axes.plot(own["rho"], own["ratio"], **(method_style("adagrad") | {"linestyle": "none"}), markersize=6, markerfacecolor="none")
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel=r"effective smoothness ratio $\rho$ (S7)", title=r"R4: below 1 $\Gamma$ is faster")
+    axes.set(xscale="log", yscale="log", xlabel=r"effective smoothness ratio $\rho$ (S7)", title=r"R4, best $\eta$ each: below 1 is faster")
     axes.set_ylabel(r"least avg $\|\nabla f\|_1$ with $\Gamma$ / that without")
     # The rules' markers are in the legend above the figure.
     handles, names = axes.get_legend_handles_labels()

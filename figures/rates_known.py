@@ -1,9 +1,12 @@
 """Known rates on the same instances: what each method's statement guarantees, and what its runs do, with equally many gradients.
 
+Every method has the step size of its own statement, from constants known beforehand: the rows rank guarantees, not tuned methods.
+
 Upper row: exact gradients; lower row: as many samples, in mini-batches of T or one by one.  Left and middle: for every family the bound
 (hollow) and the observed average (filled) of ‖∇f‖_1 and ‖∇f‖_2, each over the least that any method was observed to reach there; a bound on
-another left side is carried over, and has no hollow marker where that gives nothing below the axis's end.  Right: ‖∇f‖_1 against the
-number of gradients on the matrix factorisation, dotted the bounds that are about it; hollow: momentum, and AdaGrad by its own statement.
+another left side is carried over; an arrow at the axis's end: that gives nothing below it.  Right: ‖∇f‖_1 against the
+number of gradients on the matrix factorisation (without best η), thin the bounds that are about it; hollow: momentum, and AdaGrad by
+its own statement.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ CURVES = "factorisation"
 END = 1e6
 """Of the axis of the left and middle panels."""
 _SHORT = {
-    "Γ ⊙ sign, exact": "R1", "Γ ⊙ sign, B = T": r"R2, $B=T$", "Γ ⊙ sign with momentum": r"R5, $B=1$", "SignSGD, B = T": r"$B=T$",
+    "Γ ⊙ sign, exact": "R1", "Γ ⊙ sign, B = T": r"R2, $B=T$", "Γ ⊙ sign with momentum": r"R5, $B=1$", 
+    "Γ ⊙ sign, B = T, best η": r"R2, best $\eta$",
+    "Γ ⊙ sign with momentum, best η": r"R5, best $\eta$", "SignSGD, B = T": r"$B=T$",
     "AdaGrad, exact": "own bound", "singular values weighted": "R3", "Muon without momentum": "R3", "normalised SGD": "", "SGD": "",
 }  # fmt: skip
 
@@ -35,8 +40,8 @@ def draw(data: Path, out: Path, formats: Sequence[str]) -> list[Path]:
     """Draw the six panels."""
     table = read_csv(data / "rates_known.csv")
     table = {key: column[table["left_out"] == ""] for key, column in table.items()}
-    with plt.rc_context(figure_style(width=12.0, height=7.0)):
-        figure, panels = plt.subplots(2, 3, width_ratios=(1.0, 1.0, 0.85))
+    with plt.rc_context(figure_style(width=12.0, height=8.2)):
+        figure, panels = plt.subplots(2, 3, width_ratios=(1.0, 1.0, 0.85), height_ratios=(1.0, 1.45))
         for row, (title, chosen) in enumerate((("exact gradients", table["oracle"] == "none"), ("samples", table["oracle"] != "none"))):
             part = {key: column[chosen] for key, column in table.items()}
             count = int(part["gradients"].max())
@@ -69,7 +74,10 @@ def _dumbbells(axes: Axes, table: Mapping[str, np.ndarray], key: str, *, labels:
             axes.plot(seen, y, **look)
             if bound < END:
                 axes.plot(bound, y, **(look | {"markerfacecolor": "white"}))
-    names = [f"{method_label(method)} {_SHORT[known]}".strip() for method, known in contestants]
+            else:
+                axes.plot(END, y, color=color, marker=">", markersize=4, linestyle="none", clip_on=False)
+    noisy = "none" not in table["oracle"]
+    names = [f"{'SGD' if noisy and method == 'gd' else method_label(method)} {_SHORT[known]}".strip() for method, known in contestants]
     axes.set_yticks(range(len(names)), names if labels else [""] * len(names))
     for edge in range(1, len(names)):
         axes.axhline(edge - 0.5, color="0.85", linewidth=0.5)
@@ -84,11 +92,13 @@ def _curves(axes: Axes, table: Mapping[str, np.ndarray], title: str) -> None:
         run = rows(table, method=method, known=known)
         style = method_style(method)
         label = f"{style['label']} {_SHORT[known]}".strip()
-        hollow = {"markerfacecolor": "white"} if known in ("Γ ⊙ sign with momentum", "AdaGrad, exact") else {}
+        hollow = {"markerfacecolor": "white"} if known.startswith("Γ ⊙ sign with momentum") or known == "AdaGrad, exact" else {}
+        if known.endswith("best η"):
+            continue
         axes.plot(run["gradients"], run["l1"], **(style | hollow | {"label": label}))
         # Only statements about ‖∇f‖_1 itself: what is carried over from elsewhere is in the other panels.
         if np.allclose(run["l1_bound"], run["bound"]):
-            axes.plot(run["gradients"], run["l1_bound"], color=style["color"], linewidth=0.8, linestyle=(0, (1, 1)), marker=style["marker"],
+            axes.plot(run["gradients"], run["l1_bound"], color=style["color"], linewidth=0.6, linestyle="-", marker=style["marker"],
                       markevery=[len(run["gradients"]) - 1], markerfacecolor="none")  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel=title, ylabel=r"avg $\|\nabla f\|_1$", title=f"{CURVES}; dotted: bounds on it")
+    axes.set(xscale="log", yscale="log", xlabel=title, ylabel=r"avg $\|\nabla f\|_1$", title=f"{CURVES}; thin: bounds on it")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3.0)

@@ -11,6 +11,8 @@ from deva_theory.rates.conversion import aligned_conversion, clipped_rms, clippe
 from deva_theory.rates.matrix_bounds import any_direction, nuclear_conversion, nuclear_noise, singular_weighted, spectral
 from deva_theory.rates.momentum_bounds import (
     momentum,
+    momentum_best,
+    momentum_best_step,
     momentum_corrected,
     momentum_order,
     momentum_plateau,
@@ -50,6 +52,8 @@ __all__ = [
     "deterministic_best",
     "measure",
     "momentum",
+    "momentum_best",
+    "momentum_best_step",
     "momentum_corrected",
     "momentum_order",
     "momentum_plateau",

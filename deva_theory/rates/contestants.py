@@ -17,7 +17,7 @@ from deva_theory.rates.loop import by_horizon, factor_average, sample_deviation
 from deva_theory.rates.statement import Bound
 from deva_theory.rules import gradient_descent, normalised_sgd
 
-WEIGHTED, SINGULAR = "weighted", "inner"
+WEIGHTED, SINGULAR = "weighted", "singular"
 """Left sides that are carried over by a measured alignment."""
 
 
@@ -94,7 +94,7 @@ class Contestant:
         A name for tables; the row of `deva_theory.rates.known.KNOWN_RATES`.
     rule : callable
         The number of dimensions of one variable to the rule.
-    left : {"l1", "weighted", "nuclear", "inner", "l2", "rms"}
+    left : {"l1", "weighted", "nuclear", "singular", "l2", "rms"}
         The statement's left side.
     step : callable
         `Facts` and rule to η, of a shape that broadcasts to ``(T, scale, seed, *batch)``.
@@ -146,6 +146,11 @@ def _bound_batch(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
     return vector_bounds.stochastic_paper_setting(facts.gap, facts.T, _smoothness(facts, rule), facts.factors(rule, 1) * facts.sigma_1)
 
 
+def _bound_batch_best(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    noise = facts.factors(rule, 1) * facts.sigma_1
+    return vector_bounds.stochastic_best(facts.gap, facts.T, _smoothness(facts, rule), noise, batch=facts.T)
+
+
 def _step_signsgd(facts: Facts, rule: UpdateRule) -> Tensor:
     return (facts.problem.constants.box * facts.T).rsqrt()
 
@@ -162,6 +167,17 @@ def _bound_momentum(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
     first = facts.first.flatten(-facts.problem.event_ndim).sum(-1)
     L = facts.problem.constants.gradient_lipschitz_linf
     return momentum_bounds.momentum_schedule(facts.gap, facts.T, L, facts.sigma_1, first, gamma_max=facts.factors(rule, 0))
+
+
+def _step_momentum_best(facts: Facts, rule: UpdateRule) -> Tensor:
+    L = facts.problem.constants.gradient_lipschitz_linf
+    return momentum_bounds.momentum_best_step(facts.gap, facts.T, L, gamma_max=facts.factors(rule, 0))
+
+
+def _bound_momentum_best(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
+    first = facts.first.flatten(-facts.problem.event_ndim).sum(-1)
+    L = facts.problem.constants.gradient_lipschitz_linf
+    return momentum_bounds.momentum_best(facts.gap, facts.T, L, facts.sigma_1, first, gamma_max=facts.factors(rule, 0))
 
 
 def _step_spectral(facts: Facts, rule: UpdateRule) -> Tensor:
@@ -208,15 +224,20 @@ def _bound_sgd(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
 
 
 _ENTRYWISE = ("adagrad", "deva-linf")
+_SIGNED = (("signsgd", "l1"), *((name, WEIGHTED) for name in _ENTRYWISE))
 CONTESTANTS: tuple[Contestant, ...] = (
     Contestant("signsgd", "Γ ⊙ sign, exact", METHODS["signsgd"].rule, "l1", _step_exact, _bound_exact, noisy=False),
     Contestant("signsgd", "SignSGD, B = T", METHODS["signsgd"].rule, "l1", _step_signsgd, _bound_signsgd, exact=False),
     *(Contestant(name, "Γ ⊙ sign, exact", METHODS[name].rule, WEIGHTED, _step_exact, _bound_exact, noisy=False) for name in _ENTRYWISE),
     *(Contestant(name, "Γ ⊙ sign, B = T", METHODS[name].rule, WEIGHTED, _step_batch, _bound_batch, exact=False) for name in _ENTRYWISE),
     *(
-        Contestant(name, "Γ ⊙ sign with momentum", METHODS[name].rule, left, _step_momentum, _bound_momentum, exact=False, single=True,
-                   momentum=True)
-        for name, left in (("signsgd", "l1"), *((name, WEIGHTED) for name in _ENTRYWISE))
+        Contestant(name, "Γ ⊙ sign, B = T, best η", METHODS[name].rule, left, _step_exact, _bound_batch_best, exact=False)
+        for name, left in _SIGNED
+    ),
+    *(
+        Contestant(name, f"Γ ⊙ sign with momentum{chosen}", METHODS[name].rule, left, step, bound, exact=False, single=True, momentum=True)
+        for chosen, step, bound in (("", _step_momentum, _bound_momentum), (", best η", _step_momentum_best, _bound_momentum_best))
+        for name, left in _SIGNED
     ),
     Contestant("adagrad", "AdaGrad, exact", METHODS["adagrad"].rule, "l1", _step_adagrad, _bound_adagrad, noisy=False),
     Contestant("muon", "Muon without momentum", METHODS["muon"].rule, "nuclear", _step_spectral, _bound_muon),

@@ -17,7 +17,7 @@ from torch import Tensor
 from deva_theory.rates.matrix_bounds import DESCENT as MATRIX_DESCENT
 from deva_theory.rates.matrix_bounds import SECOND_MOMENT, nuclear_noise, singular_weighted
 from deva_theory.rates.momentum_bounds import ASSUMPTIONS as MOMENTUM
-from deva_theory.rates.momentum_bounds import momentum_schedule
+from deva_theory.rates.momentum_bounds import momentum_best, momentum_schedule
 from deva_theory.rates.statement import AssumptionError, Bound, Numbers, about, balanced_terms, descent_terms, inputs, summed, total
 from deva_theory.rates.vector_bounds import (
     BELOW,
@@ -27,6 +27,7 @@ from deva_theory.rates.vector_bounds import (
     VARIANCE,
     deterministic_best,
     stochastic,
+    stochastic_best,
     stochastic_paper_setting,
 )
 
@@ -331,10 +332,14 @@ KNOWN_RATES: tuple[KnownRate, ...] = (
     KnownRate("Γ ⊙ sign, B = T", "SPEC R2; the setting of the paper's Theorems 4.12 and 4.15", "stochastic",
               (BELOW, DESCENT, VARIANCE, FREE), "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4,
               stochastic_paper_setting),
+    KnownRate("Γ ⊙ sign, B = T, best η", "SPEC R2 at its best step size", "stochastic_best", (BELOW, DESCENT, VARIANCE, FREE),
+              "avg E‖∇f‖_{1,Γ}", "Δ, avg E L_Γ, Σ σ_i√(E γ_i²)", "T", -1 / 2, -1 / 4, stochastic_best),
     KnownRate("singular values weighted", "SPEC R3", "singular_weighted", (BELOW, MATRIX_DESCENT, SECOND_MOMENT), "avg E Σ γ_iσ_i(Ĝ)",
               "Δ, avg E L_{S,Γ}, E[max γ_i ‖Ĝ-∇f‖_*]", "T, with η ∝ 1/√T", -1 / 2, -1 / 4, singular_weighted),
     KnownRate("Γ ⊙ sign with momentum", "SPEC R5", "momentum", MOMENTUM,
               "avg E‖∇f‖_{1,Γ}", "Δ, L, γ_max, ‖∇f(x_0)‖_1, ‖σ‖_1", "1", -1 / 4, -1 / 4, momentum_schedule),
+    KnownRate("Γ ⊙ sign with momentum, best η", "SPEC R5 at its best step size", "momentum_best", MOMENTUM, "avg E‖∇f‖_{1,Γ}",
+              "Δ, L, γ_max, ‖∇f(x_0)‖_1, ‖σ‖_1", "1", -1 / 4, -1 / 4, momentum_best),
     KnownRate("SignSGD, B = T", "Bernstein et al. 2018, Theorem 1 (its setting)", "signsgd", (BELOW, COORDINATES, VARIANCE), "avg E‖∇f‖_1",
               "Δ, ‖L‖_1, ‖σ‖_1", "T", -1 / 2, -1 / 4, signsgd),
     KnownRate("Muon without momentum", "Jordan et al. 2024 (the method); Carlson et al. 2015 (the direction)", "muon",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates.coverage import UpdateRule, factor_bound
 from deva_theory.rates.statement import AssumptionError
+from deva_theory.rates.watch import Watch, value_noise
 from deva_theory.rules import Diagnostics, State
 
 ROUNDING = 1e-9
@@ -22,6 +26,10 @@ def rounding(T: Tensor, dtype: torch.dtype) -> Tensor:
     return (8 * torch.finfo(dtype).eps * T.double()).clamp_min(ROUNDING)
 
 
+
+
+_DEVIATIONS = 5.0
+"""Standard errors: one false alarm in three million."""
 
 
 class Recorder(Protocol):
@@ -41,6 +49,39 @@ class Recorder(Protocol):
         """
 
 
+def check_arguments(problem: object, rule: object, oracle: object, seeds: object, seed: object) -> None:
+    """Raise TypeError or ValueError, saying what to use, unless these can be run; a rule of None is none."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem is a {type(problem).__name__}; use a deva_theory.problems.families.Problem, such as DiagonalQuadratic(L)")
+    if rule is not None and not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise TypeError(f"rule is a {type(rule).__name__}; use a deva_theory.rules.Rule, such as sign_sgd(), or FixedFactors(Γ)")
+    if not (oracle is None or isinstance(oracle, Oracle)):
+        raise TypeError(f"oracle is a {type(oracle).__name__}; use a deva_theory.problems.families.Oracle, such as Gaussian(σ)")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds is {seeds!r}; use a whole number from 1")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}; use a whole number")
+
+
+def falling(numbers: Sequence[int], name: str) -> list[int]:
+    """Return different whole numbers, the largest first.
+
+    Raises
+    ------
+    ValueError
+        They are none, or not all different; `name` is what to call them.
+    """
+    try:
+        # Booleans are whole numbers to Python, and a mistake here.
+        found = sorted((operator.index(x) for x in numbers if not isinstance(x, bool)), reverse=True)
+        complete = len(set(found)) == len(numbers)
+    except TypeError:
+        found, complete = [], False
+    if not found or not complete:
+        raise ValueError(f"{name} are {numbers!r}; use a sequence of different whole numbers such as (16, 64, 256)")
+    return found
+
+
 def by_horizon(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     """Return one value per T in front of scales, seeds and instances; `like` has the latter two."""
     return torch.as_tensor(values, dtype=torch.float64, device=like.device).reshape(-1, 1, *(1,) * like.ndim)
@@ -50,6 +91,30 @@ def factor_average(rule: UpdateRule, horizons: Sequence[int], power: int, like: 
     """Return, by horizon, the average over a run of the bound on Γ_t, or of its square; power 0: the largest."""
     bounds = [factor_bound(rule, T) for T in horizons]
     return by_horizon([float((f**power).mean() if power else f.max()) for f in bounds], like)
+
+
+def beyond(left: Tensor, right: Tensor, share: Tensor, dim: int) -> Tensor:
+    """Return whether the mean over seeds is beyond the bound by more than rounding and five standard errors of their difference.
+
+    Parameters
+    ----------
+    left, right : Tensor
+        Both sides for every seed, seeds on dimension `dim`.
+    share : Tensor
+        `rounding`, relative to the bound.
+    dim : int
+
+    Notes
+    -----
+    Few seeds know their own spread badly: in place of 5 stands Student's quantile of the same level, 3e-7.  One seed tells nothing, and
+    is never beyond.  A NaN is.
+    """
+    excess, count = left - right, left.shape[dim]
+    if count < 2:
+        return ~excess.mean(dim).isfinite()
+    quantile = float(stdtrit(count - 1, ndtr(_DEVIATIONS)))
+    spread = excess.std(dim) / math.sqrt(count)
+    return ~(excess.mean(dim) <= (share * right.abs()).mean(dim) + quantile * spread)
 
 
 def sample_deviation(problem: Problem, oracle: Oracle | None) -> Tensor:
@@ -70,7 +135,7 @@ def starting_gap(problem: Problem, start: Tensor, statement: str) -> Tensor:
     """
     value, optimum, gap = problem.value(start).double(), problem.constants.optimum, problem.gap(start).double()
     limits = torch.finfo(start.dtype)
-    slack = 1e3 * (limits.eps * (value.abs() + optimum.abs()) + limits.tiny)
+    slack = 1e3 * (limits.eps * (value.abs() + optimum.abs()) + limits.tiny) + value_noise(problem, start)
     if not bool((gap >= -slack).all()):
         raise AssumptionError(f"{statement} assumes that f is bounded below by f*; f(x_0) - f* is {float(gap.min()):g} on {problem.name}")
     return gap.clamp_min(0)
@@ -104,9 +169,8 @@ def run_grid(
     Raises
     ------
     AssumptionError
-        What every statement assumes fails along the run: f falls below f*; a step breaks ``f(x - ηd) ≤ f(x) - η<∇f(x), d> + ½η²L_∞‖d‖_∞²``
-        beyond rounding, so that f is not as smooth as its constants say, or the gradient is not its gradient; from the family: an
-        iterate, the last one included, left the domain.  A run that leaves the range of floating point is left to the recorder.
+        What every statement assumes fails along the run, see `deva_theory.rates.watch`; from the family: an iterate, the last one
+        included, left the domain.  A run that leaves the range of floating point is left to the recorder.
     """
     shape = (len(horizons), eta.shape[1], *start.shape)
     x = start.expand(shape).clone()
@@ -115,7 +179,7 @@ def run_grid(
     step_size = eta[(..., *(None,) * problem.event_ndim)].to(x)
     averaging = None if beta is None else by_horizon(beta, start).to(x)
     moment = torch.zeros_like(x)
-    watch = _Watch(problem, x)
+    watch = Watch(problem, x, horizons)
     for t in range(horizons[0]):
         active = sum(t < T for T in horizons)
         if active < len(x):
@@ -135,54 +199,6 @@ def run_grid(
         # The step that was made, rounding included.
         watch.add(x, gradient, before.double() - x.double())
     watch.check()
-
-
-class _Watch:
-    """The assumptions of the descent lemma, looked at in every step and judged after the last."""
-
-    def __init__(self, problem: Problem, x: Tensor) -> None:
-        self.problem, self.event = problem, tuple(range(-problem.event_ndim, 0))
-        self.value = problem.value(x).double()
-        self.eps = 1e3 * torch.finfo(x.dtype).eps
-        self.tiny = 1e3 * torch.finfo(x.dtype).tiny  # where squares underflow
-        # Relative to what rounding may do: the largest fall below f*, the largest excess over the lemma.
-        self.below, self.excess = torch.zeros_like(self.value), torch.zeros_like(self.value)
-
-    def narrow(self, active: int) -> None:
-        self.value = self.value[:active]
-
-    def add(self, x: Tensor, gradient: Tensor, step: Tensor) -> None:
-        """Look at the step that led to x, from where the gradient is."""
-        constants = self.problem.constants
-        after = self.problem.value(x).double()
-        promised = (gradient.double() * step).sum(self.event)
-        curvature = 0.5 * constants.box * step.abs().amax(self.event).square()
-        size = self.value.abs() + after.abs() + promised.abs() + curvature
-        k = len(after)
-        self.excess[:k] = torch.fmax(self.excess[:k], (after - self.value + promised - curvature) / (self.eps * size + self.tiny))
-        slack = self.eps * (after.abs() + constants.optimum.abs()) + self.tiny
-        fall = (constants.optimum - after) / slack
-        if bool((fall > 1).any()):
-            # The family may know the distance to f* better than the difference of two values does.
-            fall = torch.fmin(fall, -self.problem.gap(x).double() / slack)
-        self.below[:k] = torch.fmax(self.below[:k], fall)
-        self.value = after
-
-    def check(self) -> None:
-        """Raise if an assumption failed."""
-        name = self.problem.name
-        if bool((self.below > 1).any()):
-            raise AssumptionError(f"bounded below: {name} falls below its f* along {_which(self.below > 1)}; its constants are wrong")
-        if bool((self.excess > 1).any()):
-            raise AssumptionError(
-                f"smoothness: a step of {name} breaks f(x - ηd) ≤ f(x) - η<∇f(x), d> + ½η²L_∞‖d‖² along {_which(self.excess > 1)}; f is "
-                "not as smooth as its constants say, or its gradient is wrong"
-            )
-
-
-def _which(bad: Tensor) -> str:
-    index = tuple(bad.nonzero()[0].tolist())
-    return f"{int(bad.sum())} of {bad.numel()} runs, the first at (T, scale, seed, *instance) = {index}"
 
 
 def _narrowed(state: State, active: int) -> State:

@@ -156,6 +156,7 @@ def nuclear_conversion(bound: Bound, gamma_min: Numbers, noise: Numbers) -> Boun
     Notes
     -----
     SPEC R3, R4.  Proof: Σ γ_i σ_i(Ĝ) ≥ γ_min ‖Ĝ‖_* ≥ γ_min (‖∇f‖_* - ‖Ĝ-∇f‖_*), by the triangle inequality.  ∎
+    Of γ_min it takes the first inequality alone: a κ ≤ Σ γ_i σ_i(Ĝ)/‖Ĝ‖_* along the runs serves as well.
     """
     gamma_min, noise = inputs("R4 for matrices", gamma_min=gamma_min, noise=noise)
     terms = {name: x / gamma_min for name, x in about("R4 for matrices", bound, "singular").terms.items()}

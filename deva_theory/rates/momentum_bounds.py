@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from deva_theory.rates.statement import AssumptionError, Bound, Numbers, descent_terms, finite, inputs, total
-from deva_theory.rates.vector_bounds import BELOW
+from deva_theory.rates.vector_bounds import BELOW, best_step
 
 LIPSCHITZ = "‖∇f(x)-∇f(y)‖_1 ≤ L‖x-y‖_∞ for x, y on the segment between successive iterates"
 ORACLE = "unbiased gradients, conditional variance ≤ σ_i² per coordinate, one sample per step"
@@ -225,6 +225,47 @@ def momentum_schedule(
     bound = momentum(gap, steps, eta, L, sigma, first_gradient, beta=beta, gamma_max=gamma_max)
     chosen = "β = 1-T^{-1/2}, η = T^{-3/4}"
     return replace(bound, statement=bound.statement.replace("R5:", f"R5, {chosen}:"), assumptions=(*bound.assumptions, chosen))
+
+
+def momentum_best(
+    gap: Numbers, steps: Numbers, L: Numbers, sigma: Numbers, first_gradient: Numbers, *, gamma_max: Numbers = 1.0
+) -> Bound:
+    r"""R5 with β = 1 - T^{-1/2} at its best η: ``2√(cΔ/T) + 2γ_max‖∇f(x_0)‖_1/√T + 2γ_max √((1-β)/(1+β)) Σσ_i``.
+
+    Parameters
+    ----------
+    gap, steps, L, sigma, first_gradient, gamma_max
+        As in `momentum`, Δ > 0, L > 0 and γ_max > 0.
+
+    Returns
+    -------
+    Bound
+        Of `momentum` at `momentum_best_step`.
+
+    Notes
+    -----
+    SPEC R5.  Proof: of the terms of `momentum` Δ/(ηT) and cη, with c = Lγ_max²(½ + 2β/(1-β)), depend on η; their sum is least at
+    η = √(Δ/(cT)), where both are √(cΔ/T).  ∎  The order stays T^{-1/4}, since c ≤ 2Lγ_max²√T.
+    """
+    beta, _ = schedule(steps)
+    eta = momentum_best_step(gap, steps, L, gamma_max=gamma_max)
+    bound = momentum(gap, steps, eta, L, sigma, first_gradient, beta=beta, gamma_max=gamma_max)
+    chosen = "β = 1-T^{-1/2}, best η"
+    return replace(bound, statement=bound.statement.replace("R5:", f"R5, {chosen}:"), assumptions=(*bound.assumptions, chosen))
+
+
+def momentum_best_step(gap: Numbers, steps: Numbers, L: Numbers, *, gamma_max: Numbers = 1.0) -> Tensor:
+    """Return ``√(Δ/(cT))``, c = Lγ_max²(½ + 2β/(1-β)), β = 1 - T^{-1/2}: see `momentum_best`.
+
+    Parameters
+    ----------
+    gap, steps, L, gamma_max
+        As in `momentum_best`.
+    """
+    beta, _ = schedule(steps)
+    L, gamma_max, beta = inputs("R5 at its best η", curvature=L, gamma_max=gamma_max, beta=beta)
+    # R1's, for twice c.
+    return best_step(gap, steps, finite("R5 at its best η", L * gamma_max.square() * (1 + 4 * beta / (1 - beta))))
 
 
 def momentum_order(

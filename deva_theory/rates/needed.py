@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deva_theory.rates.tightness import worst_case
+from deva_theory.rates.tightness import WorstCase, worst_case
 
 _SHORT, _LONG, _AROUND = (0.0625, 0.125, 0.25, 0.5), (2.0, 4.0, 8.0, 16.0), (0.25, 1.0, 4.0)
 """Multiples of η: short steps make the initial term large, long ones the smoothness."""
@@ -42,6 +42,8 @@ NEEDED: dict[tuple[str, str], dict[str, tuple[dict[str, Any], ...]]] = {
 """Statement and form to its terms, each with the searches that are made without it: arguments of `worst_case`."""
 TOP = 10.0
 """A ratio that stands for all larger ones: without one of its terms a bound can be too small by any factor."""
+ERRORS = 5.0
+"""Standard errors by which a run must exceed what is left of the bound."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class NeededTerm:
     weight : float
         What is left of the term: 0, or a part.
     ratio, error : float
-        The largest observed over what is left of the bound, at most `TOP`, and its standard error.
+        Observed over what is left of the bound, at most `TOP`, and its standard error; of several searches, of the one with the largest
+        ratio - 5·error.  The error is 0 where even that is at least `TOP`.
     T : int
         Steps of that run.
     noise : str
@@ -77,7 +80,7 @@ class NeededTerm:
     @property
     def needed(self) -> bool:
         """Whether the run exceeds what is left by more than five standard errors; if not, nothing is known."""
-        return self.ratio > 1 + 1e-9 + 5 * self.error
+        return self.ratio > 1 + 1e-9 + ERRORS * self.error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -109,7 +112,9 @@ def needed_terms(
     Returns
     -------
     list of NeededTerm
-        For every term and weight.  Above 1: it is needed.  At most 1: the search does not show that, which is no proof of the contrary.
+        For every term and weight.  Of several searches that one counts which is the largest in ratio - 5·error, so that a larger ratio
+        that may be chance hides no smaller one that is none.  Above 1: it is needed.  At most 1: the search does not show that, which is
+        no proof of the contrary.
 
     Notes
     -----
@@ -146,9 +151,14 @@ def needed_terms(
                 )
                 for options in searches
             ]
-            worst = max(found, key=lambda x: x.ratio)
+            worst = max(found, key=_least)
             rows.append(NeededTerm(
-                statement, form, term, float(weight), min(worst.ratio, TOP), worst.error if worst.ratio < TOP else 0.0, worst.steps,
+                statement, form, term, float(weight), min(worst.ratio, TOP), worst.error if _least(worst) < TOP else 0.0, worst.steps,
                 worst.noise, sum(x.evaluations for x in found),
             ))  # fmt: skip
     return rows
+
+
+def _least(found: WorstCase) -> float:
+    """Return the ratio less its standard errors: what is left where it is not chance."""
+    return found.ratio - ERRORS * found.error

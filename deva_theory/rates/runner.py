@@ -18,7 +18,6 @@ R5 has only constants in its statement; its *sharp* and *corrected* forms stand 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from deva_theory.problems.families import Oracle, Problem
 from deva_theory.rates import momentum_bounds, vector_bounds
 from deva_theory.rates.coverage import UpdateRule, check_covered
-from deva_theory.rates.loop import by_horizon, rounding, run_grid, starting_gap
+from deva_theory.rates.loop import beyond, by_horizon, check_arguments, falling, rounding, run_grid, starting_gap
 from deva_theory.rates.records import MatrixRecord, Record, VectorRecord
 from deva_theory.rates.sides import Finished, right_sides
 from deva_theory.rates.statement import AssumptionError, Bound
@@ -118,7 +117,8 @@ class Measurement:
         Parameters
         ----------
         name : str
-            "pathwise": every run is a pair; the others: averages over seeds are.
+            "pathwise": every run is a pair; the others: averages over seeds are.  They are compared as they are, so that with noise
+            and few seeds a true bound may be exceeded: `exceeded` allows for that.
         weights : mapping, optional
             Multiplies terms of the bound: a negative control, for instance with half the smoothness or no noise.
 
@@ -135,6 +135,18 @@ class Measurement:
         # Written so that a NaN on either side is a violation.
         slack = rounding(self.T, self.dtype).reshape(-1, *(1,) * (left.ndim - 1)).to(left.device)
         return left.numel(), int((~(left <= right * (1 + slack))).sum()), least
+
+    def exceeded(self) -> int:
+        """Return how many bounds are exceeded beyond doubt: "pathwise" by runs, the others by averages over seeds.
+
+        See `deva_theory.rates.loop.beyond`; without noise "pathwise" says all.
+        """
+        share = rounding(self.T, self.dtype).reshape(-1, *(1,) * (self.left.ndim - 1)).to(self.left.device)
+        count = self.closest()[1]
+        for name in self.bounds:
+            if name != "pathwise" and self.statement != "R1":
+                count += int(beyond(self.left, self.right(name), share, 2).sum())
+        return count
 
     def summary(self) -> str:
         """Return one line for each bound."""
@@ -185,7 +197,7 @@ def measure(
     ValueError
         Unusable `steps` or `seeds`; shapes that do not fit.
     """
-    _check_types(problem, rule, oracle, seeds, seed)
+    check_arguments(problem, rule, oracle, seeds, seed)
     check_covered(statement, rule)
     _check_oracle(statement, oracle)
     horizons = _horizons(steps)
@@ -207,29 +219,10 @@ def _check_oracle(statement: str, oracle: Oracle | None) -> None:
 
 
 def _horizons(steps: Sequence[int]) -> list[int]:
-    try:
-        # Booleans are whole numbers to Python, and a mistake here.
-        horizons = sorted((operator.index(T) for T in steps if not isinstance(T, bool)), reverse=True)
-    except TypeError:
-        horizons = []
-    if not horizons or len(set(horizons)) != len(steps):
-        raise ValueError(f"steps are {steps!r}; use a sequence of different whole numbers such as (16, 64, 256)")
+    horizons = falling(steps, "steps")
     if horizons[-1] < 1:
         raise AssumptionError(f"every statement assumes a whole number of steps T ≥ 1; T is {horizons[-1]}")
     return horizons
-
-
-def _check_types(problem: object, rule: object, oracle: object, seeds: object, seed: object) -> None:
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem is a {type(problem).__name__}; use a deva_theory.problems.families.Problem, such as DiagonalQuadratic(L)")
-    if not (hasattr(rule, "init") and hasattr(rule, "update")):
-        raise TypeError(f"rule is a {type(rule).__name__}; use a deva_theory.rules.Rule, such as sign_sgd(), or FixedFactors(Γ)")
-    if not (oracle is None or isinstance(oracle, Oracle)):
-        raise TypeError(f"oracle is a {type(oracle).__name__}; use a deva_theory.problems.families.Oracle, such as Gaussian(σ)")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds is {seeds!r}; use a whole number from 1")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}; use a whole number")
 
 
 def _step_sizes(statement: str, problem: Problem, gap: Tensor, horizons: list[int], scales: Sequence[float]) -> Tensor:

@@ -165,6 +165,72 @@ def test_committed_tables_agree_with_themselves_and_not_with_broken_ones(stem):
         assert changes(stem, without, table) == [] and changes(stem, table, without)
 
 
+def committed(stem):
+    return read_csv(DATA / f"{stem}.csv")
+
+
+def test_intervals_that_grow_over_the_exponent_are_a_change():
+    slopes = committed("rates_slopes")
+    wide = slopes | {"low": slopes["low"] - 0.09, "high": slopes["high"] + 0.09}
+    lines = changes("rates_slopes", wide, slopes)
+    assert any(line.startswith("column low:") for line in lines) and any(line.startswith("column high:") for line in lines)
+    # Within the tolerance, an interval still must not change its side, but for ends next to the exponent.
+    shifted = slopes | {"low": slopes["low"] - 0.045, "high": slopes["high"] + 0.045}
+    sides = changes("rates_slopes", shifted, slopes)
+    assert sides and all(line.startswith("exponent ") and ": the interval is in [" in line for line in sides)
+
+
+@pytest.mark.parametrize(("old", "new", "caught"), [
+    ((-0.478, -0.46), (-0.523, -0.46), True), ((-0.485, -0.46), (-0.51, -0.46), False), ((-0.54, -0.53), (-0.53, -0.49), False),
+    ((-0.54, -0.525), (-0.54, -0.475), True), ((-0.51, -0.49), (-0.485, -0.47), False), ((-0.53, -0.525), (-0.485, -0.475), True),
+    ((-0.54, -0.47), (-0.53, -0.46), False), ((-0.51, -0.505), (-0.495, -0.49), False), ((float("nan"),) * 2, (float("nan"),) * 2, False),
+])  # fmt: skip
+def test_a_side_of_the_exponent_counts_unless_its_end_is_near(old, new, caught):
+    table = {"statement": ["R1"], "family": ["wells"], "oracle": ["none"], "rule": ["signsgd"], "exponent": np.array([-0.5]),
+             "slope": np.array([-0.5]), "bound_slope": np.array([-0.5]), "plain_slope": np.array([-0.5]), "first": np.array([64.0]),
+             "straight": np.array([1])}  # fmt: skip
+    tables = [table | {"low": np.array([ends[0]]), "high": np.array([ends[1]])} for ends in (new, old)]
+    assert len(changes("rates_slopes", *tables)) == caught
+    assert len(changes("rates_slopes", *tables[::-1])) == caught
+
+
+def test_more_than_a_tenth_of_the_bends_is_a_change():
+    slopes = committed("rates_slopes")
+    (line,) = changes("rates_slopes", slopes | {"straight": 1 - slopes["straight"]}, slopes)
+    assert line.startswith("column straight: ") and line.endswith("allowed 10%")
+    tenth = len(slopes["straight"]) // 10
+    for count in (tenth, tenth + 1):
+        other = np.where(np.arange(len(slopes["straight"])) < count, 1 - slopes["straight"], slopes["straight"])
+        assert len(changes("rates_slopes", slopes | {"straight": other}, slopes)) == count - tenth
+
+
+def test_a_term_that_is_needed_no_longer_is_a_change():
+    terms = committed("rates_terms")
+    between = (terms["ratio"] > 1) & (terms["ratio"] < 1.5)
+    less = terms | {"ratio": np.where(between, 0.66 * terms["ratio"], terms["ratio"])}
+    lines = changes("rates_terms", less, terms)
+    assert len(lines) == between.sum() > 0 and all("not shown to be needed" in line for line in lines)
+    # Nor one that is needed all of a sudden, nor an error that makes it chance.
+    again = [line for line in changes("rates_terms", terms, less) if not line.startswith("column ")]
+    assert len(again) == len(lines) and all(": needed," in line for line in again)
+    doubtful = changes("rates_terms", terms | {"error": terms["error"] + 0.09}, terms)
+    assert doubtful and all("not shown to be needed" in line for line in doubtful)
+
+
+@pytest.mark.parametrize(("old", "new", "caught"), [
+    (1.17, 0.77, True), (0.95, 1.2, True), (1.03, 0.99, False), (0.93, 1.07, False), (1.3, 1.1, False), (0.9, 0.7, False),
+])  # fmt: skip
+def test_a_ratio_next_to_1_may_fall_to_either_side(old, new, caught):
+    terms = {key: column[:1] for key, column in committed("rates_terms").items()} | {"error": np.zeros(1)}
+    assert len(changes("rates_terms", terms | {"ratio": np.array([new])}, terms | {"ratio": np.array([old])})) == caught
+
+
+def test_other_rows_have_no_conclusions_to_compare():
+    slopes = committed("rates_slopes")
+    other = slopes | {"straight": 1 - slopes["straight"], "rule": slopes["rule"][::-1]}
+    assert [line.split(":")[0] for line in changes("rates_slopes", other, slopes)] == ["column rule"]
+
+
 def test_committed_pairs_are_many_and_none_is_violated():
     pairs = read_csv(DATA / "rates_pairs.csv")
     assert pairs["pairs"].sum() >= 100_000 and pairs["violated"].sum() == 0 and pairs["averages_violated"].sum() == 0

@@ -361,3 +361,16 @@ def test_the_noise_term_of_R2_on_the_exact_law_of_a_walk(factor, violated):
     for name, expected in rows.items():
         assert bound.terms[name].item() == pytest.approx(expected, rel=1e-12)
     assert (found.norm > (bound.value - (1 - factor) * bound.terms["noise"]).item()) == violated
+
+
+@pytest.mark.parametrize("T", [1, 9, 10_000])
+def test_the_best_step_of_momentum_is_the_best(T):
+    constants = (1.3, T)
+    beta, _ = rates.schedule(T)
+    best = rates.momentum_best(*constants, 2.0, 0.7, 0.9, gamma_max=1.5).value.item()
+    eta = rates.momentum_best_step(*constants, 2.0, gamma_max=1.5) * torch.logspace(-2, 2, 401, dtype=torch.float64)
+    others = rates.momentum(*constants, eta, 2.0, 0.7, 0.9, beta=beta, gamma_max=1.5).value
+    assert others.argmin() == 200 and others.min().item() == pytest.approx(best, rel=1e-12)
+    c = 2.0 * 1.5**2 * (0.5 + 2 * beta.item() / (1 - beta.item()))
+    rest = 2 * 1.5 * (0.9 / T**0.5 + math.sqrt((1 - beta.item()) / (1 + beta.item())) * 0.7)
+    assert best == pytest.approx(2 * math.sqrt(c * 1.3 / T) + rest, rel=1e-12)

@@ -1,12 +1,14 @@
 """The loop of all measured runs: what it notices when a problem's constants, gradient, or oracle are not what they say."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families import Constants, Gaussian, MatrixFactorisation, Problem
+from deva_theory.problems.families import Constants, Gaussian, MatrixFactorisation, Problem, RotatedQuadratic, TraceProblem
+from deva_theory.problems.quadratic import TraceQuadratic
 from deva_theory.rates.catalogue import METHODS, diagonal
 from deva_theory.rates.comparison import compare_known
 from deva_theory.rates.loop import factor_average, rounding, starting_gap
@@ -17,13 +19,14 @@ from deva_theory.rates.statement import AssumptionError
 class Claimed(Problem):
     """A function of two variables with the constants that its author claims."""
 
-    def __init__(self, value, gradient, *, optimum: float = 0.0, L: float = 1.0) -> None:
+    def __init__(self, value, gradient, *, optimum: float = 0.0, L: float = 1.0, **claims: float) -> None:
         self.function, self.derivative = value, gradient
         each = torch.full((2,), L, dtype=torch.float64)
-        self.claims = Constants(
+        wrong = {name: torch.tensor(x, dtype=torch.float64) for name, x in claims.items()}
+        self.claims = replace(Constants(
             optimum=torch.tensor(optimum, dtype=torch.float64), optimum_exact=True, coordinate=each, box=each.sum(), box_exact=True,
             euclidean=each.max(), gradient_lipschitz_linf=each.sum(), convex=True,
-        )
+        ), **wrong)  # fmt: skip
 
     name = "claimed"
     batch_shape = torch.Size(())
@@ -47,8 +50,14 @@ class Claimed(Problem):
 HONEST = {"value": lambda x: 0.5 * (x**2).sum(-1), "gradient": lambda x: x}
 LIARS = {
     "not smooth": (Claimed(lambda x: x.abs().sum(-1), torch.sign), "smoothness"),
-    "smoother than it is": (Claimed(lambda x: (x**4).sum(-1), lambda x: 4 * x**3), "smoothness"),
-    "another gradient": (Claimed(HONEST["value"], lambda x: -x), "smoothness"),
+    "smoother than it is": (Claimed(lambda x: (x**4).sum(-1), lambda x: 4 * x**3), "smooth"),
+    "another gradient": (Claimed(HONEST["value"], lambda x: -x), "smoothness: .*gradient"),
+    "a third of the gradient": (Claimed(HONEST["value"], lambda x: x / 3), "smoothness: .*gradient"),
+    "no gradient": (Claimed(HONEST["value"], torch.zeros_like), "smoothness: .*gradient"),
+    "λ_max": (Claimed(**HONEST, euclidean=0.5), "smoothness: .* λ_max"),
+    "L_∞": (Claimed(**HONEST, box=0.5), "smoothness"),
+    "B": (Claimed(**HONEST, gradient_lipschitz_linf=1e-6), "smooth"),
+    "not convex": (Claimed(lambda x: x.cos().sum(-1) + 2, lambda x: -x.sin()), "smoothness: a step .* T = 256, step size 0, seed 0"),
     "unbounded": (Claimed(lambda x: x.sum(-1), torch.ones_like, optimum=-5.0), "bounded below"),
     "a minimum that is none": (Claimed(lambda x: HONEST["value"](x) - 1.0, HONEST["gradient"]), "bounded below"),
 }
@@ -60,8 +69,22 @@ def test_false_constants_are_noticed(name, statement):
     problem, assumption = LIARS[name]
     oracle = None if statement == "R1" else Gaussian(0.01 * torch.ones(2, dtype=torch.float64))
     start = torch.tensor([[1.5, -0.7], [2.0, 1.0], [3.0, 2.0]], dtype=torch.float64)
+    if name == "L_∞" and statement != "R1":
+        pytest.skip("noisy steps need not go along the corner of the box")
     with pytest.raises(AssumptionError, match=assumption):
         measure(problem, METHODS["signsgd"].rule(1), statement=statement, steps=(16, 64, 256), seeds=3, oracle=oracle, start=start)
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_false_constants_are_an_error_of_the_comparison_too(name):
+    with pytest.raises(AssumptionError, match=r"smooth|bounded below"):
+        compare_known(LIARS[name][0], gradients=(16, 64), seeds=3)
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(ValueError, match=r"torch\.float16.*use float64"):
+        problem = diagonal(2, 0)
+        measure(type(problem)(problem.curvature.half()), METHODS["signsgd"].rule(1), statement="R1", steps=(4,))
 
 
 def test_true_constants_are_not_blamed():
@@ -69,6 +92,27 @@ def test_true_constants_are_not_blamed():
     start = torch.tensor([[1.5, -0.7], [1e6, 1e-6], [0.0, 1e-12]], dtype=torch.float64)
     found = measure(problem, METHODS["signsgd"].rule(1), statement="R1", steps=(1, 100), seeds=3, start=start)
     assert found.closest()[1] == 0
+
+
+CANCELLING = {
+    # log cosh is rounded to a unit of 1, its value may be 1e-12.
+    "log cosh": Claimed(lambda x: (x.abs() + torch.log1p((-2 * x.abs()).exp()) - math.log(2)).sum(-1), torch.tanh),
+    "flat": TraceProblem(TraceQuadratic(torch.diag(torch.tensor([1e8, 1.0, 1e-4], dtype=torch.float64))), 1),
+    "turned": RotatedQuadratic.random(torch.tensor([1e8, 1.0, 1e-4], dtype=torch.float64), torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("name", CANCELLING)
+def test_values_that_cancel_inside_are_not_blamed(name, size):
+    problem = CANCELLING[name]
+    start = size * torch.randn(3, *problem.event_shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    if name == "flat":
+        start[:, :2] = 0
+    for rule in ("signsgd", "adagrad"):
+        for oracle in (None, Gaussian(torch.full(tuple(problem.event_shape), size, dtype=torch.float64))):
+            options = {"statement": "R1" if oracle is None else "R5", "steps": (1, 64, 500), "seeds": 3, "start": start}
+            measure(problem, METHODS[rule].rule(problem.event_ndim), oracle=oracle, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,10 +8,10 @@ import torch
 from deva_theory import rates
 from deva_theory.problems.families import DiagonalQuadratic, TraceProblem
 from deva_theory.problems.quadratic import TraceQuadratic
-from deva_theory.rates import catalogue
+from deva_theory.rates import catalogue, needed
 from deva_theory.rates.needed import NEEDED, TOP, NeededTerm, needed_terms
 from deva_theory.rates.runner import measure
-from deva_theory.rates.tightness import FORMS, SEARCHES, Against, _Instances, worst_case
+from deva_theory.rates.tightness import FORMS, SEARCHES, Against, WorstCase, _Instances, worst_case
 from deva_theory.rules import muon, sign_sgd
 
 SMALL = {"starts": 10, "rounds": 12, "seeds": 16, "final_seeds": 64, "steps": (4,)}
@@ -163,7 +163,22 @@ def test_what_is_needed_of_R1_and_R3():
 def test_what_is_needed_of_R2_and_R5():
     assert all(x.needed for x in needed_terms("R2"))
     found = {(x.term, x.weight): x.needed for x in needed_terms("R5", "sharp")}
-    assert {key for key, needed in found.items() if not needed} == {("start", 0.0), ("start", 0.5), ("drift", 0.5), ("noise", 0.5)}
+    assert {key for key, shown in found.items() if not shown} == {("start", 0.0), ("start", 0.5), ("drift", 0.5), ("noise", 0.5)}
+
+
+def test_of_several_searches_the_one_beyond_chance_counts(monkeypatch):
+    ratios = iter([(1.4, 0.2), (1.2, 0.0), (50.0, 20.0), (3.0, 0.1), (50.0, 1.0), (3.0, 0.1), (12.0, 1.0), (3.0, 0.1)])
+
+    def found(statement, *, form, **options):
+        ratio, error = next(ratios)
+        noise, T = options["noise"], options["steps"][0]
+        return WorstCase(statement, form, "quadratic", noise, T, 1.0, ratio, error, ratio, 1.0, 0.0, {}, 7, 0)
+
+    monkeypatch.setattr(needed, "NEEDED", {("R5", "sharp"): {name: NEEDED["R5", "sharp"]["start"] for name in ("a", "b", "c", "d")}})
+    monkeypatch.setattr(needed, "worst_case", found)
+    rows = needed_terms("R5", "sharp", weights=(0.0,))
+    assert [(x.ratio, x.error) for x in rows] == [(1.2, 0.0), (3.0, 0.1), (TOP, 0.0), (TOP, 1.0)]
+    assert all(x.needed and x.instances == 14 for x in rows)
 
 
 def test_not_found_is_not_needed():
