@@ -26,7 +26,7 @@ def check_outputs(options: argparse.Namespace, names: Sequence[str]) -> None:
     Raises
     ------
     BadInput
-        A folder, a missing folder, no permission, or one file for two options.
+        A folder, a missing folder, a loop of links, no permission, or one file for two options.
     """
     taken: dict[Path, str] = {}
     for option in names:
@@ -35,11 +35,14 @@ def check_outputs(options: argparse.Namespace, names: Sequence[str]) -> None:
             continue
         if path.is_dir():
             raise BadInput(f"--{option} {path} is a folder: name a file")
-        if not path.parent.is_dir():
+        special = _special(path)
+        # Where a link leads is what is written.
+        real = path if special else _resolved(path, option)
+        if not real.parent.is_dir():
             raise BadInput(f"--{option} {path}: its folder does not exist")
-        if (path.exists() and not os.access(path, os.W_OK)) or (not _special(path) and not os.access(path.parent, os.W_OK)):
+        if (real.exists() and not os.access(real, os.W_OK)) or (not special and not os.access(real.parent, os.W_OK)):
             raise BadInput(f"--{option} {path}: no permission to write there")
-        other = option if _special(path) else taken.setdefault(path.resolve(), option)
+        other = option if special else taken.setdefault(real, option)
         if other != option:
             raise BadInput(f"--{other} and --{option} both write {path}: name two files")
         if option == "figure" and path.suffix.lower() not in FIGURES:
@@ -49,14 +52,25 @@ def check_outputs(options: argparse.Namespace, names: Sequence[str]) -> None:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a name to write to, of the same ending; the file takes the place of `path` at the end, and after an error nothing does."""
-    path = path.resolve()
     if _special(path):
         yield path
         return
+    path = path.resolve()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".deva-theory-") as folder:
         temporary = Path(folder, path.name)
         yield temporary
         os.replace(temporary, path)
+
+
+def _resolved(path: Path, option: str) -> Path:
+    try:
+        real = path.resolve()
+        loop = real.is_symlink()  # newer versions of Python return what they could resolve
+    except (OSError, RuntimeError):
+        loop = True
+    if loop:
+        raise BadInput(f"--{option} {path}: its links lead round in a loop; name another file")
+    return real
 
 
 def _special(path: Path) -> bool:

@@ -3,7 +3,8 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from deva_theory.cli.outputs import whole
 from deva_theory.problems.families import Problem
+from deva_theory.rates.statement import Left
 from deva_theory.report.style import figure_style, method_style
 from deva_theory.report.tables import write_csv
 from deva_theory.runtime import provenance
@@ -19,9 +21,16 @@ from deva_theory.runtime import provenance
 if TYPE_CHECKING:
     from deva_theory.cli.rates import Row
 
-__all__ = ["plain", "settings", "write", "write_json"]
+__all__ = ["DIGITS", "plain", "settings", "write", "write_json"]
 
+DIGITS = 17
+"""Of the tables: every float64 can be read back."""
+_NORMS: Mapping[Left, str] = {
+    "l1_weighted": r"\|\nabla f\|_{1,\Gamma}", "l1": r"\|\nabla f\|_1", "nuclear": r"\|\nabla f\|_*", "l2": r"\|\nabla f\|_2",
+    "singular": r"\sum\gamma_i\sigma_i(\hat G)", "inner": r"\langle\hat G, D\rangle",
+}  # fmt: skip
 _LINES = ("-", "--", "-.", ":")
+_DOTS = (0, (1, 1))
 _COLOURS = ("#000000", "#7F7F7F", "#E69F00", "#CC79A7")
 
 
@@ -29,7 +38,8 @@ def write(options: argparse.Namespace, problem: Problem, horizons: tuple[int, ..
     """Write the files that the options ask for and return them."""
     if options.json is not None:
         content = {"horizons": list(horizons), "scale": options.scale or 1.0, "rows": [_record(row) for row in rows]}
-        write_json(options.json, {**settings(options, problem), **content, "provenance": provenance(seconds=seconds)})
+        asked = settings(options, problem, [row.oracle for row in rows])
+        write_json(options.json, {**asked, **content, "provenance": provenance(seconds=seconds)})
     if options.csv is not None:
         tables = [row.table() for row in rows]
         joined = {
@@ -37,20 +47,21 @@ def write(options: argparse.Namespace, problem: Problem, horizons: tuple[int, ..
             for key in tables[0]
         }
         with whole(options.csv) as temporary:
-            write_csv(temporary, joined)
+            write_csv(temporary, joined, digits=DIGITS)
     if options.figure is not None:
         with whole(options.figure) as temporary:
             _draw(temporary, rows)
     return [path for path in (options.json, options.csv, options.figure) if path is not None]
 
 
-def settings(options: argparse.Namespace, problem: Problem) -> dict[str, Any]:
-    """Return what was asked for, and the constants of the problem."""
-    names = ("optimum", "coordinate", "box", "euclidean", "gradient_lipschitz_linf", "spectral")
+def settings(options: argparse.Namespace, problem: Problem, oracles: Sequence[str]) -> dict[str, Any]:
+    """Return what was asked for, and the constants of the problem; `oracles` are those that ran: σ is of additive noise alone."""
+    names = [field.name for field in fields(problem.constants)]
+    additive = any(name not in ("none", "rows") for name in oracles)
     return {
         "problem": options.problem, "family": problem.name, "batch_shape": list(problem.batch_shape),
         "event_shape": list(problem.event_shape), "seeds": options.seeds, "seed": options.seed,
-        "oracle": options.oracle, "sigma": 1.0 if options.sigma is None else options.sigma,
+        "oracle": options.oracle, "sigma": None if not additive else 1.0 if options.sigma is None else options.sigma,
         "constants": {name: None if (x := getattr(problem.constants, name)) is None else plain(x) for name in names},
     }  # fmt: skip
 
@@ -86,7 +97,8 @@ def _record(row: "Row") -> dict[str, Any]:
         "bounds": {name: _bound(row, name) for name in found.bounds},
         "expected": found.expected, "slope": None if row.slope is None else row.slope.to_dict(),
         "ratio": None if row.ratio is None else row.ratio.to_dict(),
-        "single_runs": {"pairs": pairs, "violated": violated, "closest": plain(least)}, "smoothness_exact": found.smoothness_exact,
+        "single_runs": {"pairs": pairs, "violated": violated, "closest": plain(least)},
+        "averages": {"violated": row.exceeded()[1]}, "smoothness_exact": found.smoothness_exact,
     }  # fmt: skip
 
 
@@ -99,16 +111,20 @@ def _bound(row: "Row", name: str) -> dict[str, Any]:
 
 
 def _draw(path: Path, rows: Sequence["Row"]) -> None:
-    """Draw one panel for each statement: observed with a band over seeds, and dotted its bound."""
+    """Draw one panel for each statement: observed with a band over seeds, and dotted its bound; the legend is above them."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # without dates inside, unchanged pictures are equal files
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
     statements = list(dict.fromkeys(row.statement for row in rows))
     looks = _looks(list(dict.fromkeys(row.rule for row in rows)))
-    style: Any = figure_style(width=0.4 + 2.9 * len(statements), height=3.2)
+    handles = [Line2D([], [], **look) for look in looks.values()]
+    handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=_DOTS, label="its bound"))
+    columns = max(2, min(len(handles), 2 * len(statements)))
+    style: Any = figure_style(width=0.6 + 2.9 * len(statements), height=3.2 + 0.16 * -(-len(handles) // columns))
     with matplotlib.rc_context(style):
         figure, panels = pyplot.subplots(1, len(statements), squeeze=False)
         try:
@@ -121,16 +137,22 @@ def _draw(path: Path, rows: Sequence["Row"]) -> None:
                     low, high = np.quantile(left, [0.1, 0.9], axis=0)
                     panel.plot(table["T"], table["observed"], **look)
                     panel.fill_between(table["T"], low, high, color=look["color"], alpha=0.18, linewidth=0)
-                    panel.plot(table["T"], table["bound"], color=look["color"], linewidth=0.9, linestyle=(0, (1, 1)), marker=look["marker"],
-                               markevery=[len(table["T"]) - 1], markerfacecolor="none", label=f"{look['label']}, bound")  # fmt: skip
-                panel.set(xscale="log", xlabel=r"horizon $T$", title=statement, ylabel="left side")
+                    panel.plot(table["T"], table["bound"], color=look["color"], linewidth=0.9, linestyle=_DOTS, marker=look["marker"],
+                               markevery=[len(table["T"]) - 1], markerfacecolor="none")  # fmt: skip
+                panel.set(xscale="log", xlabel=r"horizon $T$", title=statement)
+                panel.set_ylabel(" or ".join(dict.fromkeys(_left_side(row) for row in rows if row.statement == statement)))
                 # R3's left side for any direction may be negative.
                 positive = all((row.table()["observed"] > 0).all() for row in rows if row.statement == statement)
                 panel.set_yscale("log" if positive else "symlog")
-                panel.legend()
+            figure.legend(handles=handles, loc="outside upper center", ncols=columns)
             figure.savefig(path)
         finally:
             pyplot.close(figure)
+
+
+def _left_side(row: "Row") -> str:
+    expectation = "" if row.oracle == "none" else "E"
+    return f"avg {expectation}${_NORMS[row.found.bounds[row.found.expected].left]}$"
 
 
 def _looks(names: list[str]) -> dict[str, dict[str, Any]]:

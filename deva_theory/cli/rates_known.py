@@ -8,8 +8,8 @@ from typing import Any
 
 from deva_theory.cli.errors import Exit
 from deva_theory.cli.outputs import whole
-from deva_theory.cli.rates_files import plain, settings, write_json
-from deva_theory.cli.rates_subject import add_noise, check_size, guarded, instances, note, problem_of
+from deva_theory.cli.rates_files import DIGITS, plain, settings, write_json
+from deva_theory.cli.rates_subject import add_noise, check_size, checked, counted, guarded, note, plural
 from deva_theory.problems.families import Oracle
 from deva_theory.rates.comparison import KnownRow, compare_known
 from deva_theory.report.tables import format_table, write_csv
@@ -28,19 +28,18 @@ def run_known(options: argparse.Namespace, gradients: tuple[int, ...]) -> Exit:
     Returns
     -------
     Exit
-        ``CHANGED`` if an average exceeds its bound.
+        ``CHANGED`` if a bound is exceeded beyond doubt.
 
     Raises
     ------
     BadInput
-        As `deva_theory.cli.rates.run`; noisy numbers of gradients that are no squares.
+        As `deva_theory.cli.rates.run`; noisy numbers of gradients that are no squares; runs prove a constant or a gradient wrong.
     """
     begin = time.perf_counter()
     found: list[Entry] = []
     with guarded(options, gradients):
         check_size(options, gradients, 1)
-        problem = problem_of(options)
-        check_size(options, gradients, math.prod(problem.event_shape), instances(problem))
+        problem = checked(options, gradients)
         noisy = [] if options.oracle == "none" else [add_noise(problem, options)]
         if options.sigma is not None and not noisy:
             note("--oracle none has exact gradients: --sigma changes nothing")
@@ -53,16 +52,15 @@ def run_known(options: argparse.Namespace, gradients: tuple[int, ...]) -> Exit:
     written = []
     if options.json is not None:
         content = {"gradients": list(gradients), "rows": [{key: plain(x) for key, x in _cells(entry).items()} for entry in found]}
-        write_json(options.json, {
-            **settings(options, problem), **content, "provenance": provenance(seconds=time.perf_counter() - begin),
-        })  # fmt: skip
+        asked = settings(options, problem, [name for name, _ in kinds])
+        write_json(options.json, {**asked, **content, "provenance": provenance(seconds=time.perf_counter() - begin)})
         written.append(options.json)
     if options.csv is not None:
         cells = [_cells(entry) for entry in found]
         with whole(options.csv) as temporary:
-            write_csv(temporary, {key: [row[key] for row in cells] for key in cells[0]})
+            write_csv(temporary, {key: [row[key] for row in cells] for key in cells[0]}, digits=DIGITS)
         written.append(options.csv)
-    print(f"{problem.name}, {instances(problem)} instances, {options.seeds} seeds; means over both")
+    print(f"{counted(problem, options)}; means over both")
     for name, _ in kinds:
         print()
         print(_text(name, [row for kind, row in found if kind == name]))
@@ -70,8 +68,8 @@ def run_known(options: argparse.Namespace, gradients: tuple[int, ...]) -> Exit:
         print(path)
     exceeding = [(name, row) for name, row in found if row.exceeded]
     if exceeding:
-        names = dict.fromkeys(f"{row.method}, {row.known}" for _, row in exceeding)
-        print(f"VIOLATED: {sum(row.exceeded for _, row in exceeding)} averages exceed their bound ({'; '.join(names)})")
+        names = "; ".join(f"{row.method}, {row.known}, N = {row.gradients}: {plural(row.exceeded, 'instance')}" for _, row in exceeding)
+        print(f"VIOLATED: bounds exceeded beyond doubt ({names})")
     return Exit.CHANGED if exceeding else Exit.OK
 
 

@@ -58,7 +58,9 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
                       help="horizons T, at least five of them for a slope (default: 4,8,16,...,512)")
     what.add_argument("--scale", type=float, metavar="X", help="multiply the statement's step size (default: 1)")
     what.add_argument("--known", action="store_true",
-                      help="instead of rules under R1-R5: every method of the table of known rates, at equal numbers of gradients")
+                      help="instead of rules under R1-R5: every method of the table of known rates, at equal numbers of gradients, each at "
+                           "the step size of its own statement, from constants known beforehand; for an adaptive Γ that is the worst case "
+                           "γ_max, so that these rows rank guarantees and not tuned methods (the steps of R1-R5 are without --known)")
     what.add_argument("--gradients", type=_increasing("numbers of gradients"), metavar="N,..",
                       help="of --known; squares where they are noisy, since T steps with batch T take T² samples (default: "
                            f"{','.join(map(str, GRADIENTS))})")
@@ -74,9 +76,10 @@ def add_options(command: argparse.ArgumentParser, positive: Callable[[str], int]
     how.add_argument("--seed", type=_seed, default=0, metavar="N", help="of problems, starts and noise (default: 0)")
 
     out = command.add_argument_group("results")
-    out.add_argument("--json", type=Path, metavar="F", help="write everything to this file: curves of every seed, step sizes, all bounds")
-    out.add_argument("--csv", type=Path, metavar="F", help="write the tables: a row per statement, rule and T (--known: per method and N)")
-    out.add_argument("--figure", type=Path, metavar="F", help="draw both sides over T: .pdf, .png or .svg")
+    out.add_argument("--json", type=_file, metavar="F", help="write everything to this file: curves of every seed, step sizes, all bounds")
+    out.add_argument("--csv", type=_file, metavar="F",
+                     help="write the tables in full precision: a row per statement, rule and T (--known: per method and N)")
+    out.add_argument("--figure", type=_file, metavar="F", help="draw both sides over T: .pdf, .png or .svg")
     out.add_argument("--quiet", action="store_true", help="show no progress")
     # fmt: on
 
@@ -100,11 +103,21 @@ def _epilog() -> str:
         "  bound     the right side, where L_Γ and Γ are measured along the run (R5: by constants)",
         "  a priori  the right side from constants known before the run; empty where there is none",
         "  ratio     bound/observed, with a 95% interval over seeds: at least 1 if the statement holds, 1 if it is attained",
-        "", "exit codes: 0 no bound exceeded, 1 a run exceeds its bound (a constant of your own problem is wrong, or a statement is),",
-        "            2 bad input, 130 interrupted",
+        "", "exit codes:",
+        "  0    no bound exceeded",
+        "  1    a bound is exceeded beyond doubt, by a single run or by an average over seeds (an average: by more than five standard",
+        "       errors, Student's t): a constant of your own problem is wrong, or a statement is",
+        "  2    bad input; a run proves a constant, a gradient or another assumption wrong",
+        "  130  interrupted",
         "", "examples:", *(f"  {example}" for example in EXAMPLES),
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: name a file")
+    return Path(text)
 
 
 def _problem(text: str) -> str:

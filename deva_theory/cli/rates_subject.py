@@ -19,8 +19,9 @@ from deva_theory.problems.families.oracles import Additive
 from deva_theory.rates import AssumptionError, catalogue
 from deva_theory.rates.coverage import UpdateRule, check_covered
 
-__all__ = ["Wanted", "add_noise", "check_size", "guarded", "instances", "note", "problem_of", "wanted"]
+__all__ = ["Wanted", "add_noise", "check_size", "checked", "counted", "guarded", "note", "plural", "problem_of", "wanted"]
 
+_DTYPES = (torch.float64, torch.float32)
 _VECTOR_STATEMENTS = ("R1", "R2", "R5")
 _NUMBERS = 30
 """float64 numbers that a run holds for each coordinate at its busiest, less than measured for every family."""
@@ -47,12 +48,24 @@ def note(text: str) -> None:
     print(f"deva-theory: note: {text}", file=sys.stderr)
 
 
-def instances(problem: Problem) -> int:
-    """Return the number of instances of a batch."""
-    return math.prod(problem.batch_shape)
+def plural(count: int, what: str) -> str:
+    """Return ``1 seed``, ``2 seeds``, …."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def counted(problem: Problem, options: argparse.Namespace) -> str:
+    """Return the problem's name with the numbers of instances and seeds."""
+    return f"{problem.name}, {plural(math.prod(problem.batch_shape), 'instance')}, {plural(options.seeds, 'seed')}"
 
 
 # ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def checked(options: argparse.Namespace, horizons: tuple[int, ...]) -> Problem:
+    """Return the problem that the options name, of a size that fits into memory; errors as of `problem_of` and `check_size`."""
+    problem = problem_of(options)
+    check_size(options, horizons, math.prod(problem.event_shape), math.prod(problem.batch_shape))
+    return problem
 
 
 def problem_of(options: argparse.Namespace) -> Problem:
@@ -86,12 +99,19 @@ def problem_of(options: argparse.Namespace) -> Problem:
 
 
 def _check_own(name: str, problem: Problem) -> None:
-    """Raise unless shapes and constants fit, and the gradient is that of the value along a random direction."""
+    """Raise unless types, shapes and constants fit, and the gradient is that of the value along a random direction."""
+    for key in ("batch_shape", "event_shape"):
+        shape = getattr(problem, key)
+        if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
+            raise BadInput(f"{name}: {key} is {shape!r}; use a torch.Size, such as torch.Size([3])")
     event, constants = tuple(problem.event_shape), problem.constants
-    if len(event) != problem.event_ndim or problem.event_ndim not in (1, 2) or 0 in (*event, *problem.batch_shape):
+    if len(event) != problem.event_ndim or problem.event_ndim not in (1, 2) or min((*event, *problem.batch_shape)) < 1:
         raise BadInput(f"{name}: event_shape is {event}; use (d,) with event_ndim 1 or (m, n) with event_ndim 2, and at least one instance")
+    if not isinstance(problem.name, str):
+        raise BadInput(f"{name}: its name is a {type(problem.name).__name__}; use a string")
     if not isinstance(constants, Constants):
         raise BadInput(f"{name}: constants are a {type(constants).__name__}; return deva_theory.problems.families.Constants")
+    _check_tensor(f"{name}: like", problem.like)
     whole = (*problem.batch_shape, *event)
     spectral = {} if constants.spectral is None else {"spectral": constants.spectral}
     by_instance = {
@@ -103,11 +123,16 @@ def _check_own(name: str, problem: Problem) -> None:
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float64 or tuple(x.shape) != shape:
             got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
             raise BadInput(f"{name}: constants.{key} is {got}; use a float64 tensor of shape {shape}")
+        if x.requires_grad:
+            raise BadInput(f"{name}: constants.{key} requires a gradient; detach() it")
     generator = torch.Generator().manual_seed(0)
     x = problem.start(generator, (1,))
+    _check_tensor(f"{name}: start(generator, (1,))", x)
     if tuple(x.shape) != (1, *whole):
         raise BadInput(f"{name}: start(generator, (1,)) has shape {tuple(x.shape)}; use (1, *batch_shape, *event_shape) = {(1, *whole)}")
     value, gradient = problem.value(x), problem.gradient(x)
+    _check_tensor(f"{name}: _value", value)
+    _check_tensor(f"{name}: _gradient", gradient)
     if tuple(value.shape) != (1, *problem.batch_shape) or tuple(gradient.shape) != tuple(x.shape):
         raise BadInput(
             f"{name}: of points of shape {tuple(x.shape)} _value has shape {tuple(value.shape)} and _gradient {tuple(gradient.shape)}; use "
@@ -126,10 +151,19 @@ def _check_own(name: str, problem: Problem) -> None:
         raise BadInput(f"{name}: _gradient is not the gradient of _value: differences of values disagree with it at a random start")
 
 
+def _check_tensor(name: str, x: Any) -> None:
+    """Raise unless it is a tensor of float64 or float32 that requires no gradient."""
+    if not isinstance(x, torch.Tensor) or x.dtype not in _DTYPES:
+        got = f"of {x.dtype}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
+        raise BadInput(f"{name} is {got}; use a tensor of float32 or float64")
+    if x.requires_grad:
+        raise BadInput(f"{name} requires a gradient: detach() the problem's parameters")
+
+
 # ---- rules -----------------------------------------------------------------------------------------------------------
 
 
-def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
+def wanted(problem: Problem, options: argparse.Namespace, horizons: tuple[int, ...]) -> list[Wanted]:
     """Return the rules with their statements, those that cover each rule unless the user names some.
 
     Raises
@@ -140,6 +174,8 @@ def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
     found, noiseless, left_out = [], options.oracle == "none", False
     for name in options.rules or RULES_DEFAULT:
         rule, usual, possible = _rule(problem, name)
+        if ":" in name:
+            _try_rule(name, rule, problem, (len(horizons), 1, options.seeds))
         if options.statements is not None:
             chosen = [statement for statement in options.statements if statement in possible]
             if not chosen:
@@ -149,6 +185,9 @@ def wanted(problem: Problem, options: argparse.Namespace) -> list[Wanted]:
             chosen = [statement for statement in usual if not (noiseless and statement in ("R2", "R5"))]
             left_out |= len(chosen) < len(usual)
         found += [Wanted(statement, name, rule) for statement in chosen]
+    idle = [statement for statement in options.statements or () if all(one.statement != statement for one in found)]
+    if idle:
+        note(f"no rule here falls under {', '.join(idle)}: left out (R3 is about matrices, R1, R2 and R5 about Γ ⊙ sign)")
     if left_out:
         note("R2 and R5 are about noise, and --oracle none leaves them out")
     if all(one.statement == "R1" for one in found):
@@ -182,6 +221,31 @@ def _rule(problem: Problem, name: str) -> tuple[UpdateRule, tuple[str, ...], tup
             raise BadInput(str(error)) from error
         return rule, matrices, matrices
     return rule, _VECTOR_STATEMENTS, (*_VECTOR_STATEMENTS, *matrices)
+
+
+def _try_rule(name: str, rule: UpdateRule, problem: Problem, leading: tuple[int, ...]) -> None:
+    """Raise unless an own rule answers one random gradient, of the shape that runs have, with a finite direction of that shape."""
+    shape = (*leading, *problem.batch_shape, *problem.event_shape)
+    like = problem.like
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype).to(like.device)
+    trial = f"{name}: update(gradient, state, diagnostics=True, check_finite=False) of a random gradient of shape {shape}"
+    try:
+        answer: Any = rule.update(gradient, rule.init(gradient), diagnostics=True, check_finite=False)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, MemoryError) or _memory_words(str(error)):
+            raise
+        raise BadInput(f"{trial} failed: {place(error)}") from error
+    if not isinstance(answer, tuple) or len(answer) != 3 or not isinstance(answer[1], dict):
+        remedy = "return the direction, the state (a dict) and deva_theory.rules.Diagnostics"
+        raise BadInput(f"{trial} returns a {type(answer).__name__}; {remedy}")
+    direction = answer[0]
+    if not isinstance(direction, torch.Tensor) or direction.shape != gradient.shape or direction.dtype != gradient.dtype:
+        got = f"{direction.dtype} of shape {tuple(direction.shape)}" if isinstance(direction, torch.Tensor) else type(direction).__name__
+        raise BadInput(f"{trial} gives a direction that is {got}; return {gradient.dtype} of the gradient's shape")
+    if direction.requires_grad:
+        raise BadInput(f"{trial} gives a direction that requires a gradient: detach() the rule's parameters")
+    if not bool(direction.isfinite().all()):
+        raise BadInput(f"{trial} gives a direction that is not finite")
 
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
@@ -248,18 +312,22 @@ def _too_large(options: argparse.Namespace, horizons: tuple[int, ...], size: flo
 
 @contextmanager
 def guarded(options: argparse.Namespace, horizons: tuple[int, ...]) -> Iterator[None]:
-    """Turn what the user's input causes into `BadInput`: failed assumptions, memory, errors in the user's own code."""
+    """Turn what the user's input causes into `BadInput`: failed assumptions, memory, and with code of the user's own any error."""
+    own = ", ".join(name for name in (options.problem, *(options.rules or ())) if ":" in name)
     try:
         yield
     except BadInput:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _memory_words(str(error))):
             raise BadInput(_too_large(options, horizons, _gigabytes(options, horizons, 6, None), None)) from error
         if users_frame(error):
-            raise BadInput(f"your own code failed: {place(error)}") from error
-        if isinstance(error, ValueError | ImportError):
+            raise BadInput(f"your own code failed{f' ({own})' if own else ''}: {place(error)}") from error
+        known = isinstance(error, AssumptionError) or (isinstance(error, ValueError | ImportError) and not own)
+        if known and str(error):
             raise BadInput(str(error).splitlines()[0]) from error
+        if own:
+            raise BadInput(f"{own} cannot be run: {place(error)}") from error
         raise
 
 

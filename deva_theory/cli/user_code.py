@@ -37,12 +37,15 @@ def imported(name: str, option: str) -> Any:
         if error.name is not None and (module + ".").startswith(error.name + "."):
             raise BadInput(f"no module {error.name!r} here or among the installed ones: run in the folder that holds it") from error
         raise BadInput(f"{module} imports {error.name}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"{module} cannot be imported: {place(error)}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise BadInput(f"{module} has no {part!r}{near(part, [n for n in dir(found) if not n.startswith('_')])}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise BadInput(f"{module} has no {part!r}{near(part, [n for n in dir(found) if not n.startswith('_')])}") from error
+        except (Exception, SystemExit) as error:
+            raise BadInput(f"{name} cannot be had: {place(error)}") from error
     return found
 
 
@@ -58,22 +61,22 @@ def called(function: Callable[..., Any], name: str, *arguments: Any, remedy: str
     Raises
     ------
     BadInput
-        It failed; `remedy` follows the error.
+        It failed, or asked the interpreter to exit; `remedy` follows the error.
     """
     try:
         return function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"{name} failed: {place(error)}{remedy}") from error
 
 
-def place(error: Exception) -> str:
+def place(error: BaseException) -> str:
     """Return the error in one line, with the file and line of the innermost frame of the user's own code."""
     frame = users_frame(error)
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{f' ({frame})' if frame else ''}"
 
 
-def users_frame(error: Exception) -> str:
+def users_frame(error: BaseException) -> str:
     """Return "file, line n" of the innermost frame that is neither installed, nor Python's, nor of this package; "" if there is none."""
     own = [(f.filename.replace("\\", "/"), f.lineno) for f in traceback.extract_tb(error.__traceback__) if not _foreign(f.filename)]
     return f"{own[-1][0].rpartition('/')[2]}, line {own[-1][1]}" if own else ""

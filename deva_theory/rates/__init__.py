@@ -2,6 +2,13 @@
 
 What is known of related methods is in `deva_theory.rates.known`; fits of measured curves, which import scipy.stats, are in
 `deva_theory.rates.fits`.  Of the runs, `measure`, `Measurement`, `compare_known` and `KnownRow` load on first use.
+
+Where to add
+
+* a family: ``catalogue.FAMILIES``, ``cli/rates_options.FAMILIES``, ``figures/_panels.FAMILY_MARKERS``;
+* a rule: ``catalogue.METHODS``, ``cli/rates_options.RULES``, ``report/style``;
+* a known rate: ``known.KNOWN_RATES``, ``contestants.CONTESTANTS``, ``figures/rates_known._SHORT``;
+* a statement: ``coverage.STATEMENTS``, ``runner._step_sizes``, `sides`, `records`, ``cli/rates_options.STATEMENTS``.
 """
 
 from importlib import import_module

@@ -16,7 +16,7 @@ import torch
 
 from deva_theory.cli import main, outputs, rates, rates_known, rates_options, rates_subject
 from deva_theory.problems.families import RotatedQuadratic
-from deva_theory.rates import catalogue, comparison
+from deva_theory.rates import Measurement, catalogue, comparison
 from deva_theory.report.style import method_style
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,8 @@ OWN = '''
 import torch
 from dataclasses import replace
 from deva_theory.problems.families import DiagonalQuadratic
+from deva_theory.rates.catalogue import trace
+from deva_theory.rates.coverage import FixedFactors
 from deva_theory.rules import deva_linf, muon, sign_sgd
 
 def quadratic(instances, seed):
@@ -64,6 +66,11 @@ wrong_gradient = WrongGradient(problem.curvature)
 failing = Failing(problem.curvature)
 unfitting = type("Unfitting", (DiagonalQuadratic,), {"_value": lambda self, x: x})(problem.curvature)
 
+def stiff(instances, seed):
+    problem = trace(instances, seed)
+    vars(problem)["constants"] = replace(problem.constants, spectral=0.01 * problem.constants.spectral)
+    return problem
+
 def broken(instances, seed):
     raise RuntimeError("no such\\nthing")
 
@@ -80,6 +87,52 @@ def polar(event_ndim):
     return muon(beta1=0.0, nesterov=False, polar="svd", shape="none")
 
 number = 3
+
+class Typed(DiagonalQuadratic):
+    """With a start of another type."""
+    dtype = torch.int64
+    def start(self, generator, shape=()):
+        return super().start(generator, shape).to(self.dtype)
+
+integers = Typed(problem.curvature)
+halves = type("Halves", (Typed,), {"dtype": torch.bfloat16})(problem.curvature)
+flat = type("Flat", (DiagonalQuadratic,), {"event_shape": 3})(problem.curvature)
+listed = type("Listed", (DiagonalQuadratic,), {"batch_shape": [1]})(problem.curvature)
+
+class Tracked(DiagonalQuadratic):
+    def _value(self, x):
+        return super()._value(x) * torch.ones((), dtype=x.dtype, requires_grad=True)
+
+tracked = Tracked(problem.curvature)
+
+def leaves(*ignored):
+    raise SystemExit(0)
+
+def too_short(event_ndim):
+    return FixedFactors(torch.ones(2, dtype=torch.float64))
+
+class Signs:
+    """What a rule must have at least."""
+    name, answer, after = "signs", staticmethod(torch.sign), None
+    calls = 0
+    def init(self, params):
+        return {}
+    def update(self, grad, state, *, diagnostics=False, check_finite=True):
+        type(self).calls += 1
+        late = self.after is not None and self.calls > self.after
+        return self.answer(grad) * (float("nan") if late else 1.0), state, None
+
+def least(event_ndim):
+    return Signs()
+
+def of(**edit):
+    return lambda event_ndim: type("Edited", (Signs,), edit)()
+
+without_keywords = of(update=lambda self, grad, state: (torch.sign(grad), state, None))
+not_finite = of(answer=staticmethod(lambda grad: grad * float("nan")))
+not_finite_later = of(after=2)
+cut = of(answer=staticmethod(lambda grad: grad[..., :1]))
+alone = of(update=lambda self, grad, state, diagnostics, check_finite: torch.sign(grad))
 '''
 
 
@@ -168,6 +221,43 @@ def test_names_are_those_of_the_catalogue():
     assert all(method_style(name) for name in rates_options.RULES)
 
 
+def test_sigma_is_of_additive_noise_alone(capsys):
+    for arguments, sigma in (
+        (["logistic", "--statement", "R2"], None), (["wells", "--oracle", "none"], None), (["wells", "--statement", "R2"], 1.0),
+        (["wells", "--known", "--gradients", "4", "--oracle", "none"], None), (["wells", "--known", "--gradients", "4"], 1.0),
+    ):  # fmt: skip
+        size = ["--seeds", "2"] if "--known" in arguments else SMALL
+        assert run(*arguments, *size, "--json", "r.json") == 0
+        record = json.loads(Path("r.json").read_text())
+        assert record["sigma"] == sigma
+        assert {"radius", "convex", "optimum_exact", "box_exact"} <= set(record["constants"])
+    assert record["constants"]["convex"] is False and record["constants"]["radius"] is None
+
+
+def test_the_tables_have_every_digit(capsys):
+    assert run("wells", "--statement", "R1", *SMALL, "--json", "r.json", "--csv", "r.csv") == 0
+    with open("r.csv") as file:
+        found = [float(line["observed"]) for line in csv.DictReader(file)]
+    rows = json.loads(Path("r.json").read_text())["rows"]
+    assert found == [x for row in rows for x in row["curves"]["observed"]]
+
+
+def test_pictures_name_left_sides_and_keep_the_legend_outside(capsys, monkeypatch):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (seen.append(self), Path(path).touch()))
+    rules = "signsgd,adagrad,muon,deva-spectral,own_rates:nesterov_free"
+    assert run("factorisation", "--rule", rules, "--statement", "R1,R2,R3", *SMALL, "--figure", "r.png") == 0
+    (figure,) = seen
+    left = [axes.get_ylabel() for axes in figure.axes]
+    assert left[0] == r"avg $\|\nabla f\|_{1,\Gamma}$" and left[1] == r"avg E$\|\nabla f\|_{1,\Gamma}$"
+    assert left[2] == r"avg E$\|\nabla f\|_*$ or avg E$\langle\hat G, D\rangle$"
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-2:] == ["nesterov_free", "its bound"]
+    assert len(figure.legends[0].get_texts()) == 6
+
+
 def test_sigma_scales_the_noise(capsys):
     found = {}
     for sigma in ("1", "0.5", "0"):
@@ -182,6 +272,7 @@ NOTES = {
     "oracle of R1": (["wells", "--statement", "R1", "--oracle", "student"], "R1 has exact gradients: --oracle student changes nothing"),
     "sigma of R1": (["wells", "--statement", "R1", "--sigma", "2"], "R1 has exact gradients: --sigma 2.0 changes nothing"),
     "no noise": (["wells", "--oracle", "none"], "R2 and R5 are about noise, and --oracle none leaves them out"),
+    "statement": (["wells", "--statement", "R1,R3"], "no rule here falls under R3: left out"),
     "data": (["logistic", "--statement", "R1", "--seed", "3"], "the data of logistic are what they are"),
     "instances": (["own_rates:problem", "--statement", "R1", "--instances", "3", "--seed", "1"], "whatever --instances and --seed say"),
 }
@@ -201,19 +292,37 @@ def test_own_problems_and_rules(capsys):
     assert err == "" and "3 instances, 2 seeds" in out and out.count("own_rates:nesterov_free") == 3
     record = json.loads(Path("r.json").read_text())
     assert record["constants"]["coordinate"][0] == [2.0, 3.0, 4.0]
-    assert ">nesterov_free, bound<" in Path("r.svg").read_text()
+    picture = Path("r.svg").read_text()
+    assert picture.count(">nesterov_free<") == picture.count(">its bound<") == 1
     assert run("own_rates:single", "--known", "--gradients", "4", "--seeds", "2") == 0
     assert run("own_rates:single", *SMALL) == 0
+    assert run("factorisation", "--rule", "own_rates:least", *SMALL) == 0
     assert run("e1-homogeneous", "--rule", "own_rates:polar", *SMALL, "--statement", "R3") == 0
     assert run("factorisation", "--rule", "own_rates:with_momentum", "--steps", "2", "--seeds", "1") == 0
-    assert capsys.readouterr().out.count("R3") == 2
+    out = capsys.readouterr().out
+    assert out.count("R3") == 3 and "2 instances, 1 seed;" in out and "1 seeds" not in out
 
 
-def test_an_exceeded_bound_is_told_last_and_by_the_exit_code(capsys):
-    steps = ["--steps", "32,64", "--seeds", "3", "--scale", "4"]
-    assert run("own_rates:below", "--rule", "signsgd,deva-linf", "--statement", "R1", *steps, "--csv", "r.csv") == 1
+@pytest.mark.parametrize(("statement", "runs", "averages", "words"), [
+    ("R1", 3, 3, "3 single runs"), ("R2", 0, 1, "1 average"), ("R2", 1, 3, "1 single run and 2 averages"),
+])  # fmt: skip
+def test_an_exceeded_bound_is_told_last_and_by_the_exit_code(statement, runs, averages, words, capsys, monkeypatch):
+    monkeypatch.setattr(Measurement, "exceeded", lambda self: averages if self.rule.startswith("deva") else 0)
+    closest = Measurement.closest
+    monkeypatch.setattr(Measurement, "closest", lambda self: (9, runs, 0.5) if self.rule.startswith("deva") else closest(self))
+    command = ["wells", "--rule", "signsgd,deva-linf", "--statement", statement, *SMALL]
+    assert run(*command, "--csv", "r.csv", "--json", "r.json") == 1
     out = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"VIOLATED: [1-6] single runs exceed their bound \(R1 deva-linf\)", out[-1]) and out[-2] == "r.csv"
+    assert out[-1] == f"VIOLATED: bounds exceeded beyond doubt ({statement} deva-linf: {words})" and out[-2] == "r.csv"
+    row = json.loads(Path("r.json").read_text())["rows"][1]
+    assert (row["single_runs"]["violated"], row["averages"]["violated"]) == (runs, averages - runs)
+
+
+def test_a_wrong_constant_that_no_step_contradicts_shows_as_an_exceeded_bound(capsys):
+    noise = ["--oracle", "gaussian", "--sigma", "0.01", *GRID, "--seeds", "16"]
+    assert run("own_rates:stiff", "--rule", "muon", "--statement", "R3", *noise) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"VIOLATED: bounds exceeded beyond doubt \(R3 muon: \d+ single runs and \d+ averages\)", last)
 
 
 def test_an_exceeded_bound_of_a_known_rate_is_told_too(capsys, monkeypatch):
@@ -225,7 +334,7 @@ def test_an_exceeded_bound_of_a_known_rate_is_told_too(capsys, monkeypatch):
     monkeypatch.setattr(rates_known, "compare_known", compare)
     assert run("e1-homogeneous", "--known", "--gradients", "4", "--seeds", "1", "--oracle", "none") == 1
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == "VIOLATED: 2 averages exceed their bound (muon, Muon without momentum)"
+    assert out[-1] == "VIOLATED: bounds exceeded beyond doubt (muon, Muon without momentum, N = 4: 2 instances)"
     assert "left out: signsgd, Γ ⊙ sign, exact: bounded domain: it left the ball" in out
 
 
@@ -281,7 +390,7 @@ ERRORS = {
     "figure": (["wells", "--figure", "r.gif"], "end the name in .pdf"),
     "folder": (["wells", "--csv", "nowhere/r/x.json/../../r.csv", "--json", "no/r.json"], "its folder does not exist"),
     "a folder": (["wells", "--json", "."], "is a folder: name a file"),
-    "no name": (["wells", "--json", ""], "is a folder: name a file"),
+    "no name": (["wells", "--json", ""], "argument --json: the name is empty: name a file"),
     "one file twice": (["wells", "--json", "r.json", "--csv", "./r.json"], "--json and --csv both write r.json: name two files"),
     "gradients": (["wells", "--gradients", "16"], "--gradients goes with --known"),
     "no squares": (["wells", "--known", "--gradients", "8"], "use squares"),
@@ -294,17 +403,31 @@ ERRORS = {
     "another thing": (["own_rates:three"], "gives a int: name a deva_theory.problems.families.Problem, or a function"),
     "raises": (["own_rates:broken"], "own_rates:broken failed: RuntimeError: no such (own_rates.py, line"),
     "signature": (["own_rates:polar"], "it is called with the number of instances and a seed"),
-    "raises late": (["own_rates:failing", *SMALL], "your own code failed: KeyError: 'late' (own_rates.py, line"),
+    "raises late": (["own_rates:failing", *SMALL], "your own code failed (own_rates:failing): KeyError: 'late' (own_rates.py, line"),
     "wrong gradient": (["own_rates:wrong_gradient"], "_gradient is not the gradient of _value"),
     "wrong shape": (["own_rates:unfitting"], "_value has shape (1, 1, 3)"),
     "dtype": (["own_rates:half"], "constants.box is torch.float32 of shape (1,); use a float64 tensor of shape (1,)"),
-    "too smooth": (["own_rates:rough", *SMALL], "f is not as smooth as its constants say"),
+    "too smooth": (["own_rates:rough", *SMALL], "its constants, its gradient or its values are wrong"),
     "no rule": (["wells", "--rule", "own_rates:number"], "own_rates:number is a int: name a function"),
     "another rule": (["wells", "--rule", "own_rates:three"], "gives a int: name a function"),
     "class": (["wells", "--rule", "deva_theory.rules:Rule"], "is a class: name a function"),
     "rule raises": (["wells", "--rule", "own_rates:broken"], "own_rates:broken failed: TypeError"),
     "momentum": (["wells", "--rule", "own_rates:with_momentum"], "has β1 = 0.9, use β1 = 0"),
     "own polar": (["wells", "--rule", "own_rates:polar"], "muon is no such rule (for matrices use R3)"),
+    "event shape": (["own_rates:flat"], "own_rates:flat: event_shape is 3; use a torch.Size"),
+    "batch shape": (["own_rates:listed"], "own_rates:listed: batch_shape is [1]; use a torch.Size"),
+    "whole numbers": (["own_rates:integers"], "start(generator, (1,)) is of torch.int64; use a tensor of float32 or float64"),
+    "few digits": (["own_rates:halves"], "start(generator, (1,)) is of torch.bfloat16; use a tensor of float32 or float64"),
+    "requires grad": (["own_rates:tracked"], "own_rates:tracked: _value requires a gradient: detach()"),
+    "exits": (["own_rates:leaves"], "own_rates:leaves failed: SystemExit: 0 (own_rates.py, line"),
+    "rule exits": (["wells", "--rule", "own_rates:leaves"], "own_rates:leaves failed: SystemExit: 0 (own_rates.py, line"),
+    "factors": (["own_rates:problem", "--rule", "own_rates:too_short"], "random gradient of shape (8, 1, 20, 1, 3) failed: RuntimeError"),
+    "keywords": (["factorisation", "--rule", "own_rates:without_keywords"], "own_rates:without_keywords: update(gradient, state, d"),
+    "not finite": (["factorisation", "--rule", "own_rates:not_finite"], "gives a direction that is not finite"),
+    "not finite later": (["factorisation", "--rule", "own_rates:not_finite_later", *SMALL], "own_rates:not_finite_later cannot be run: "),
+    "cut": (["factorisation", "--rule", "own_rates:cut"], "return torch.float64 of the gradient's shape"),
+    "alone": (["factorisation", "--rule", "own_rates:alone"], "returns a Tensor; return the direction, the state (a dict)"),
+    "known constants": (["own_rates:below", "--known", "--gradients", "16"], "smoothness: a step of diagonal quadratic has more curvature"),
     "own vector": (["e1-homogeneous", "--rule", "own_rates:polar", "--statement", "R1"], "use R3"),
 }
 
@@ -345,6 +468,15 @@ def test_files_that_cannot_be_written_are_told_before_the_work(capsys, monkeypat
     assert run("wells", "--json", "r.json") == 2
     assert "no permission to write there" in one_line(capsys.readouterr().err)
     assert Path("r.json").read_text() == "old"
+
+
+def test_a_loop_of_links_is_no_file(capsys):
+    Path("loop").symlink_to("loop")
+    assert run("wells", "--json", "loop") == 2
+    assert "--json loop: its links lead round in a loop" in one_line(capsys.readouterr().err)
+    Path("away").symlink_to("nowhere/r.json")
+    assert run("wells", "--json", "away") == 2
+    assert "its folder does not exist" in one_line(capsys.readouterr().err)
 
 
 def test_files_are_written_whole_or_not_at_all():
@@ -402,7 +534,8 @@ def test_help_imports_nothing_heavy_and_names_everything():
     """
     done = python("-c", "if True:" + code)
     assert done.returncode == 0 and "heavy: []" in done.stdout
-    words = ["matrices only", "observed", "a priori", "bound", "ratio", "exit codes", "figures rates", "claims R6"]
+    words = ["five standard", "worst case", "full precision"]
+    words += ["matrices only", "observed", "a priori", "bound", "ratio", "exit codes", "figures rates", "claims R6"]
     words += [*rates_options.FAMILIES, *rates_options.RULES, *rates_options.EXAMPLES]
     assert [word for word in words if word not in done.stdout] == []
 
@@ -434,4 +567,5 @@ def test_the_example_of_the_readme_runs(readme, capsys):
     done = python("own.py")
     assert done.returncode == 0 and done.stderr == ""
     assert "R2, deva_linf" in done.stdout and "on pseudo-Huber" in done.stdout and "pathwise: 0 of 30 violated" in done.stdout
-    assert shell("deva-theory rates own:problem --quiet --steps 2,4 --seeds 2").returncode == 0
+    done = shell("deva-theory rates own:problem --rule own:rule --quiet --steps 2,4 --seeds 2")
+    assert done.returncode == 0 and b"pathwise" not in done.stdout  # importing it runs nothing
