@@ -76,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    for name in ("stdout", "stderr"):
+        # Closed by the caller: what is said there is said to nobody.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show ‖∇f‖ shows question marks.
         sys.stdout.reconfigure(errors="replace")

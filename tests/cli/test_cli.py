@@ -368,3 +368,10 @@ def test_package_import_is_lazy_and_complete():
         """
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(closed):
+    program = f'"{sys.executable}" -m deva_theory rates --help'
+    found = subprocess.run(f"{program} {closed}", shell=True, capture_output=True, text=True, check=False)
+    assert found.returncode == 0 and "Traceback" not in found.stderr + found.stdout
