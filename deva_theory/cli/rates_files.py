@@ -6,20 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from deva_theory.cli.outputs import whole
+from deva_theory.cli.rates_row import Row
 from deva_theory.problems.families import Problem
 from deva_theory.rates.statement import Left
 from deva_theory.report.style import figure_style, method_style
 from deva_theory.report.tables import write_csv
 from deva_theory.runtime import provenance
-
-if TYPE_CHECKING:
-    from deva_theory.cli.rates import Row
 
 __all__ = ["DIGITS", "plain", "settings", "write", "write_json"]
 
@@ -34,7 +32,7 @@ _DOTS = (0, (1, 1))
 _COLOURS = ("#000000", "#7F7F7F", "#E69F00", "#CC79A7")
 
 
-def write(options: argparse.Namespace, problem: Problem, horizons: tuple[int, ...], rows: Sequence["Row"], *, seconds: float) -> list[Path]:
+def write(options: argparse.Namespace, problem: Problem, horizons: tuple[int, ...], rows: Sequence[Row], *, seconds: float) -> list[Path]:
     """Write the files that the options ask for and return them."""
     if options.json is not None:
         content = {"horizons": list(horizons), "scale": options.scale or 1.0, "rows": [_record(row) for row in rows]}
@@ -82,7 +80,7 @@ def plain(x: Any) -> Any:
     return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
-def _record(row: "Row") -> dict[str, Any]:
+def _record(row: Row) -> dict[str, Any]:
     found = row.found
     pairs, violated, least = found.closest()
     bound = found.bounds[found.expected]
@@ -102,7 +100,7 @@ def _record(row: "Row") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bound(row: "Row", name: str) -> dict[str, Any]:
+def _bound(row: Row, name: str) -> dict[str, Any]:
     found, bound = row.found, row.found.bounds[name]
     return {
         "statement": bound.statement, "assumptions": list(bound.assumptions), "per_seed": plain(found.curve(found.right(name))),
@@ -110,7 +108,7 @@ def _bound(row: "Row", name: str) -> dict[str, Any]:
     }
 
 
-def _draw(path: Path, rows: Sequence["Row"]) -> None:
+def _draw(path: Path, rows: Sequence[Row]) -> None:
     """Draw one panel for each statement: observed with a band over seeds, and dotted its bound; the legend is above them."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # without dates inside, unchanged pictures are equal files
     import matplotlib
@@ -150,7 +148,7 @@ def _draw(path: Path, rows: Sequence["Row"]) -> None:
             pyplot.close(figure)
 
 
-def _left_side(row: "Row") -> str:
+def _left_side(row: Row) -> str:
     expectation = "" if row.oracle == "none" else "E"
     return f"avg {expectation}${_NORMS[row.found.bounds[row.found.expected].left]}$"
 

@@ -713,6 +713,7 @@ for batches in (case.batches, case.batches[:1]):   # the second leaves a rank wi
     result.append([made.block_gradient(block), made.product(block, V), *made.batch_moments(block, V, V), made.loss_value, made.keeps_graph])
     result[-1].append(len(made.batches))
 torch.save(result, f"{folder}/{rank}.pt")
+torch.distributed.barrier()   # so that neither leaves while the other talks to it
 torch.distributed.destroy_process_group()
 """
 
