@@ -210,7 +210,7 @@ def _rows(
     eta = contestant.step(facts, rule)
     bound = contestant.bound(facts, rule, eta)
     record = NormRecord(problem.event_ndim, contestant.left, matrices, (len(horizons), 1, *facts.gap.shape))
-    run_grid(
+    watch = run_grid(
         problem, rule, start, record, horizons=horizons, eta=eta, oracle=oracle, batches=None if oracle is None else batches,
         beta=momentum_bounds.schedule(torch.tensor(horizons))[0] if contestant.momentum else None, generator=generator,
     )
@@ -228,8 +228,12 @@ def _rows(
     l1_bound, l2_bound = _carried_over(contestant, facts, replace(bound, value=right, terms={"all": right}), kappa)
     count = left.shape[1]
     share = by_horizon(rounding(torch.tensor(horizons), start.dtype), facts.gap)[:, 0]
+    in_value, in_gradient = (x[:, 0] for x in watch.resolution())
+    eta_T = (eta * facts.T).expand(len(horizons), 1, *facts.gap.shape)[:, 0]
+    reach = in_value / eta_T + in_gradient
+    high = limit + (2 * limit.sqrt() * reach if squared else reach)
     # Written so that a NaN counts.
-    exceeded = beyond(left, limit, share, 1) if oracle is not None else ~(left <= limit * (1 + share)).all(1)
+    exceeded = beyond(left, high, share, 1) if oracle is not None else ~(left <= high * (1 + share)).all(1)
 
     def mean(x: Tensor, k: int) -> float:
         return float(x[k].mean())

@@ -35,6 +35,8 @@ class Record(ABC):
         κ, ρ and the largest factor.
     exact : bool
         Whether `smoothness` is exact.
+    resolution : Tensor, of the shape of `left`
+        What rounding may do to either side; set by who runs.
     """
 
     def __init__(self, problem: Problem, rule: UpdateRule, oracle: Oracle | None, shape: tuple[int, ...]) -> None:
@@ -47,7 +49,7 @@ class Record(ABC):
         self.left, self.plain, self.smoothness, self.noise, self.ratio = zeros(), zeros(), zeros(), zeros(), zeros()
         self.moment = zeros().narrow(_SEED, 0, 1).clone()
         self.gamma_max, self.alignment = zeros(), zeros() + torch.inf
-        self.exact = True
+        self.exact, self.resolution = True, zeros()
 
     @abstractmethod
     def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:

@@ -67,6 +67,8 @@ class Measurement:
         Right sides: see the head of the module.  Shapes broadcast to that of `left`.
     dtype : torch.dtype
         Of the iterates.
+    resolution : Tensor, of the shape of `left`
+        What rounding of values and gradients may do to either side.
     """
 
     statement: str
@@ -83,7 +85,8 @@ class Measurement:
     ratio: Tensor
     gamma_max: Tensor
     bounds: dict[str, Bound]
-    dtype: torch.dtype = torch.float64
+    dtype: torch.dtype
+    resolution: Tensor
 
     @property
     def expected(self) -> str:
@@ -127,14 +130,14 @@ class Measurement:
         (int, int, float)
             The number of (instance, T) pairs, how many of them exceed the bound, and the least bound/observed.
         """
-        left, right = self.left, self.right(name, weights)
+        left, right, resolution = self.left, self.right(name, weights), self.resolution
         if name != "pathwise":
-            left, right = left.mean(2), right.mean(2)
+            left, right, resolution = left.mean(2), right.mean(2), resolution.mean(2)
         positive = left > 0
         least = float((right[positive] / left[positive]).min()) if bool(positive.any()) else math.inf
         # Written so that a NaN on either side is a violation.
         slack = rounding(self.T, self.dtype).reshape(-1, *(1,) * (left.ndim - 1)).to(left.device)
-        return left.numel(), int((~(left <= right * (1 + slack))).sum()), least
+        return left.numel(), int((~(left <= right * (1 + slack) + resolution)).sum()), least
 
     def exceeded(self) -> int:
         """Return how many bounds are exceeded beyond doubt: "pathwise" by runs, the others by averages over seeds.
@@ -145,7 +148,7 @@ class Measurement:
         count = self.closest()[1]
         for name in self.bounds:
             if name != "pathwise" and self.statement != "R1":
-                count += int(beyond(self.left, self.right(name), share, 2).sum())
+                count += int(beyond(self.left, self.right(name) + self.resolution, share, 2).sum())
         return count
 
     def summary(self) -> str:
@@ -254,11 +257,13 @@ def _run(
     record: Record = (MatrixRecord if statement == "R3" else VectorRecord)(problem, rule, oracle, shape)
     batches = [1] * len(horizons) if statement == "R5" else horizons
     beta = momentum_bounds.schedule(torch.tensor(horizons))[0] if statement == "R5" else None
-    run_grid(
+    watch = run_grid(
         problem, rule, x0, record, horizons=horizons, eta=eta, oracle=oracle, batches=None if oracle is None else batches, beta=beta,
         generator=generator,
     )
     record.finish(torch.tensor(horizons))
+    in_value, in_gradient = watch.resolution()
+    record.resolution = in_value / (eta * by_horizon(horizons, in_value[0, 0])) + in_gradient * record.gamma_max.clamp_min(1.0)
     if not all(bool(total.isfinite().all()) for total in (record.left, record.plain, record.smoothness, record.noise)):
         raise AssumptionError(f"{statement}: a run left the range of float64 on {problem.name}; take a smaller scale or rescale f")
     if not bool(record.moment.isfinite().all()):
@@ -278,5 +283,5 @@ def _measurement(
     return Measurement(
         statement, rule.name, problem.name, torch.tensor(horizons[::-1]), tuple(scales), eta.flip(0), record.left.flip(0),
         record.plain.flip(0), record.smoothness.flip(0), record.exact, record.alignment.flip(0), record.ratio.flip(0),
-        record.gamma_max.flip(0), increasing, x0.dtype,
+        record.gamma_max.flip(0), increasing, x0.dtype, record.resolution.flip(0),
     )

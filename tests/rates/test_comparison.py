@@ -71,6 +71,51 @@ def test_the_bounds_are_those_of_the_functions(exact):
         assert row.l1_bound == pytest.approx(math.sqrt(3) * wanted, rel=1e-12)
 
 
+def test_noisy_bounds_written_out_once_more():
+    problem, N, T = catalogue.trace(1, 3), 256, 16
+    sigma = torch.tensor([[0.5, 1.0], [2.0, 0.1], [0.3, 0.7]], dtype=torch.float64)
+    start = problem.start(torch.Generator().manual_seed(0), (1,))
+    gap, first = problem.gap(start).item(), problem.gradient(start).abs().sum().item()
+    constants = problem.constants
+    box, euclidean, B, LS = (x.item() for x in (constants.box, constants.euclidean, constants.gradient_lipschitz_linf, constants.spectral))
+    s1, s2 = sigma.sum().item(), sigma.square().sum().sqrt().item()
+
+    def gammas(steps):
+        return ((1 - 0.99 ** torch.arange(1, steps + 1, dtype=torch.float64)) / 0.01).sqrt()
+
+    def momentum(top, eta):
+        beta = 1 - N**-0.5
+        noise = math.sqrt((1 - beta) / (1 + beta)) * s1
+        lag = first / (N * (1 - beta)) + beta * eta * B * top / (1 - beta) + noise
+        return gap / (eta * N) + eta * B * top**2 / 2 + 2 * top * lag
+
+    def quickest(top):
+        return math.sqrt(gap / (N * B * top**2 * (0.5 + 2 * (math.sqrt(N) - 1))))
+
+    adapted, top = gammas(T), gammas(N).max().item()
+    step = min(1 / euclidean, math.sqrt(2 * gap / (euclidean * s2**2 * N)))
+    mean, square = adapted.mean().item(), adapted.square().mean().item()
+    wanted = {
+        ("signsgd", "SignSGD, B = T"): (math.sqrt(box) * (gap + 0.5) + 2 * s1) / math.sqrt(T),
+        ("adagrad", "Γ ⊙ sign, B = T"): (gap + box / 2 + 2 * s1) / math.sqrt(T),
+        ("deva-linf", "Γ ⊙ sign, B = T"): (gap + square * box / 2 + 2 * mean * s1) / math.sqrt(T),
+        ("signsgd", "Γ ⊙ sign, B = T, best η"): math.sqrt(2 * gap * box / T) + 2 * s1 / math.sqrt(T),
+        ("deva-linf", "Γ ⊙ sign, B = T, best η"): math.sqrt(2 * gap * square * box / T) + 2 * mean * s1 / math.sqrt(T),
+        ("signsgd", "Γ ⊙ sign with momentum"): momentum(1.0, N**-0.75),
+        ("deva-linf", "Γ ⊙ sign with momentum"): momentum(top, N**-0.75),
+        ("signsgd", "Γ ⊙ sign with momentum, best η"): momentum(1.0, quickest(1.0)),
+        ("deva-linf", "Γ ⊙ sign with momentum, best η"): momentum(top, quickest(top)),
+        ("muon", "Muon without momentum"): math.sqrt(2 * gap * LS / T) + 2 * s2 * math.sqrt(2 / T),
+        ("singular_adagrad", "singular values weighted"): math.sqrt(2 * gap * LS / T) + s2 * math.sqrt(2 / T),
+        ("normalised_sgd", "normalised SGD"): math.sqrt(2 * gap * euclidean / T) + 2 * s2 / math.sqrt(T),
+        ("gd", "SGD"): math.sqrt((gap / (step * N) + step * euclidean * s2**2 / 2) / (1 - step * euclidean / 2)),
+    }
+    found = compare_known(problem, gradients=(N,), seeds=1, oracle=Gaussian(sigma))
+    for contestant, bound in wanted.items():
+        (row,) = rows_of(found, *contestant)
+        assert row.bound == pytest.approx(bound, rel=1e-9), contestant
+
+
 def test_equally_many_samples():
     problem = catalogue.factorisation(2, 0)
     found = compare_known(problem, gradients=(4, 64), seeds=3, oracle=Gaussian(torch.ones(9, 2, dtype=torch.float64)))

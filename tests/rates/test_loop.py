@@ -7,11 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from deva_theory.problems.families import Constants, Gaussian, MatrixFactorisation, Problem, RotatedQuadratic, TraceProblem
+from deva_theory.problems.families import (
+    Constants,
+    DiagonalQuadratic,
+    Gaussian,
+    MatrixFactorisation,
+    Problem,
+    RotatedQuadratic,
+    TraceProblem,
+)
 from deva_theory.problems.quadratic import TraceQuadratic
-from deva_theory.rates.catalogue import METHODS, diagonal
+from deva_theory.rates.catalogue import METHODS, diagonal, trace
 from deva_theory.rates.comparison import compare_known
-from deva_theory.rates.loop import factor_average, rounding, starting_gap
+from deva_theory.rates.loop import beyond, factor_average, rounding, starting_gap
 from deva_theory.rates.runner import measure
 from deva_theory.rates.statement import AssumptionError
 
@@ -54,9 +62,10 @@ LIARS = {
     "another gradient": (Claimed(HONEST["value"], lambda x: -x), "smoothness: .*gradient"),
     "a third of the gradient": (Claimed(HONEST["value"], lambda x: x / 3), "smoothness: .*gradient"),
     "no gradient": (Claimed(HONEST["value"], torch.zeros_like), "smoothness: .*gradient"),
-    "λ_max": (Claimed(**HONEST, euclidean=0.5), "smoothness: .* λ_max"),
+    "λ_max": (Claimed(**HONEST, euclidean=0.5), "smoothness: a step"),
     "L_∞": (Claimed(**HONEST, box=0.5), "smoothness"),
-    "B": (Claimed(**HONEST, gradient_lipschitz_linf=1e-6), "smooth"),
+    "B": (Claimed(**HONEST, gradient_lipschitz_linf=1e-6), "as smooth as its constants say"),
+    "B, a little": (Claimed(**HONEST, gradient_lipschitz_linf=1.9), "gradient_lipschitz_linf"),
     "not convex": (Claimed(lambda x: x.cos().sum(-1) + 2, lambda x: -x.sin()), "smoothness: a step .* T = 256, step size 0, seed 0"),
     "unbounded": (Claimed(lambda x: x.sum(-1), torch.ones_like, optimum=-5.0), "bounded below"),
     "a minimum that is none": (Claimed(lambda x: HONEST["value"](x) - 1.0, HONEST["gradient"]), "bounded below"),
@@ -69,7 +78,7 @@ def test_false_constants_are_noticed(name, statement):
     problem, assumption = LIARS[name]
     oracle = None if statement == "R1" else Gaussian(0.01 * torch.ones(2, dtype=torch.float64))
     start = torch.tensor([[1.5, -0.7], [2.0, 1.0], [3.0, 2.0]], dtype=torch.float64)
-    if name == "L_∞" and statement != "R1":
+    if name in ("L_∞", "B, a little") and statement != "R1":
         pytest.skip("noisy steps need not go along the corner of the box")
     with pytest.raises(AssumptionError, match=assumption):
         measure(problem, METHODS["signsgd"].rule(1), statement=statement, steps=(16, 64, 256), seeds=3, oracle=oracle, start=start)
@@ -79,6 +88,21 @@ def test_false_constants_are_noticed(name, statement):
 def test_false_constants_are_an_error_of_the_comparison_too(name):
     with pytest.raises(AssumptionError, match=r"smooth|bounded below"):
         compare_known(LIARS[name][0], gradients=(16, 64), seeds=3)
+
+
+def test_a_false_spectral_constant_is_noticed():
+    problem = trace(5, 0)
+
+    class Understated(type(problem)):
+        @property
+        def constants(self):
+            return replace(problem.constants, spectral=0.8 * problem.constants.spectral)
+
+    claimed = Understated(problem.quadratic, problem.columns)
+    rule = METHODS["muon"].rule(2)
+    assert measure(problem, rule, statement="R3", steps=(1, 16), seeds=3).exceeded() == 0
+    with pytest.raises(AssumptionError, match="smoothness: a step"):
+        measure(claimed, rule, statement="R3", steps=(1, 16), seeds=3)
 
 
 def test_half_precision_is_refused():
@@ -98,21 +122,34 @@ CANCELLING = {
     # log cosh is rounded to a unit of 1, its value may be 1e-12.
     "log cosh": Claimed(lambda x: (x.abs() + torch.log1p((-2 * x.abs()).exp()) - math.log(2)).sum(-1), torch.tanh),
     "flat": TraceProblem(TraceQuadratic(torch.diag(torch.tensor([1e8, 1.0, 1e-4], dtype=torch.float64))), 1),
+    # A gradient rounded to a unit of ½, and values of 2 ln 2: balanced logistic regression.
+    "coin": Claimed(lambda x: (x.abs() / 2 + torch.log1p((-x.abs()).exp())).sum(-1), lambda x: torch.sigmoid(x) - 0.5, L=0.25,
+                    optimum=2 * math.log(2)),
+    "to 1": Claimed(lambda x: (0.5 * x**2 - x + 0.5).sum(-1), lambda x: x - 1),
+    "far": DiagonalQuadratic(torch.tensor([4.0, 1.0], dtype=torch.float64), torch.full((2,), 1e8, dtype=torch.float64)),
+    "steep": DiagonalQuadratic(torch.full((2,), 1e30, dtype=torch.float64)),
     "turned": RotatedQuadratic.random(torch.tensor([1e8, 1.0, 1e-4], dtype=torch.float64), torch.Generator().manual_seed(0)),
 }
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("name", CANCELLING)
 def test_values_that_cancel_inside_are_not_blamed(name, size):
     problem = CANCELLING[name]
     start = size * torch.randn(3, *problem.event_shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     if name == "flat":
         start[:, :2] = 0
-    for rule in ("signsgd", "adagrad"):
-        for oracle in (None, Gaussian(torch.full(tuple(problem.event_shape), size, dtype=torch.float64))):
-            options = {"statement": "R1" if oracle is None else "R5", "steps": (1, 64, 500), "seeds": 3, "start": start}
-            measure(problem, METHODS[rule].rule(problem.event_ndim), oracle=oracle, **options)
+    if name == "far":
+        start = start + 1e8
+    # R1 has no step size at a minimum, which 0 is of most.
+    statements = ("R1", "R5") if size > 0 or name == "to 1" else ("R5",)
+    for rule in ("signsgd", "adagrad", "deva-linf"):
+        for statement in statements:
+            oracle = None if statement == "R1" else Gaussian(torch.full(tuple(problem.event_shape), max(size, 1e-3), dtype=torch.float64))
+            for scale in (1.0, 8.0):
+                options = {"statement": statement, "steps": (1, 64, 500), "seeds": 3, "start": start, "scales": (scale,)}
+                found = measure(problem, METHODS[rule].rule(problem.event_ndim), oracle=oracle, **options)
+                assert found.closest()[1] == 0 and found.exceeded() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -201,3 +238,15 @@ def test_unknown_weights_are_refused():
     found = measure(diagonal(1, 0), METHODS["signsgd"].rule(1), statement="R1", steps=(2, 4))
     with pytest.raises(ValueError, match="no term smothness"):
         found.closest(weights={"smothness": 0.5})
+
+
+def test_beyond():
+    share = torch.zeros(())
+    left = torch.tensor([[9.0, 10.0, 8.0], [9.0, 10.0, 8.0]], dtype=torch.float64).repeat(1, 10)
+    right = torch.tensor([[1.0], [8.95]], dtype=torch.float64).expand(2, 30)
+    assert beyond(left, right, share, 1).tolist() == [True, False]
+    # Three seeds know little, one nothing; infinite bounds bound, and NaN is a violation.
+    assert not beyond(left[:, :3], right[:, :3], share, 1).any() and not beyond(left[:, :1], right[:, :1], share, 1).any()
+    endless = torch.full_like(left, math.inf)
+    assert not beyond(left, endless, share, 1).any() and not beyond(left[:, :1], endless[:, :1], share, 1).any()
+    assert beyond(left * math.nan, right, share, 1).all() and beyond(left[:, :1] * math.nan, right[:, :1], share, 1).all()
