@@ -26,8 +26,6 @@ def rounding(T: Tensor, dtype: torch.dtype) -> Tensor:
     return (8 * torch.finfo(dtype).eps * T.double()).clamp_min(ROUNDING)
 
 
-
-
 _DEVIATIONS = 5.0
 """Standard errors: one false alarm in three million."""
 
