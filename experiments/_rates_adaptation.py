@@ -65,7 +65,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deva_theory.problems.families import DiagonalQuadratic
 from deva_theory.rates.coverage import UpdateRule
+from deva_theory.rates.loop import run_grid
+from deva_theory.rules import Diagnostics
 
 RULES = ("adagrad", "deva-linf")
 DELTA = 0.1
@@ -219,20 +222,28 @@ def averages(L: Tensor, starts: Tensor, rule: UpdateRule, eta: Tensor, steps: in
     (Tensor, Tensor), shapes ``(scales, *batch)``
         The averages over the run and over the starts of ‖∇f‖_1 and of ρ.
     """
-    x = starts.expand(len(eta), *starts.shape).clone()
-    plain, rho = torch.zeros(x.shape[:-1], dtype=torch.float64), torch.zeros(x.shape[:-1], dtype=torch.float64)
-    state, step = rule.init(x), eta[:, None, ..., None]
-    for _ in range(steps):
-        gradient = L * x
-        direction, state, details = rule.update(gradient, state, diagnostics=True, check_finite=False)
+    record = _Averages(L, (1, len(eta), *starts.shape[:-1]))
+    run_grid(
+        DiagonalQuadratic(L), rule, starts, record, horizons=[steps], eta=eta[None, :, None], oracle=None, batches=None, beta=None,
+        generator=torch.Generator(),
+    )
+    return record.plain[0].mean(1) / steps, record.rho[0].mean(1) / steps
+
+
+class _Averages:
+    """Sums of ‖∇f‖_1 and of ρ; a `deva_theory.rates.loop.Recorder`."""
+
+    def __init__(self, L: Tensor, shape: tuple[int, ...]) -> None:
+        self.L, self.plain, self.rho = L, torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, x: Tensor, gradient: Tensor, seen: Tensor, direction: Tensor, details: Diagnostics) -> None:
+        """Add one step."""
         gamma, size = details.variance_adaptation, gradient.abs()
         norm, weighted = size.sum(-1), (gamma * size).sum(-1)
-        plain += norm
+        self.plain += norm
         # Relative to their mean: squares of tiny factors are no float64 numbers.  At a minimum ρ has no value.
-        along = (L * (gamma * (norm / weighted).unsqueeze(-1)) ** 2).sum(-1) / L.sum(-1)
-        rho += torch.where((norm > 0) & (weighted > 0), along, 1.0)
-        x = x - step * direction
-    return plain.mean(1) / steps, rho.mean(1) / steps
+        along = (self.L * (gamma * (norm / weighted).unsqueeze(-1)) ** 2).sum(-1) / self.L.sum(-1)
+        self.rho += torch.where((norm > 0) & (weighted > 0), along, 1.0)
 
 
 def sign_descent_average(L: Tensor, starts: Tensor, gamma: Tensor, eta: Tensor, steps: int) -> Tensor:

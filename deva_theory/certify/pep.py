@@ -100,18 +100,9 @@ def nonconvex_worst_case(
         If there is no finite worst case, or its two sides differ by more than `rtol`, relatively.
     """
     validate("nonconvex_worst_case", steps, L, step_size, gap)
-    problem, function = declare("SmoothFunction", L)
-    x = problem.set_initial_point()
-    slope, first = function.oracle(x)
-    problem.set_performance_metric(slope**2)
-    value = first
-    for t in range(steps + 1):
-        if t:
-            x = x - step_size * slope
-            slope, value = function.oracle(x)
-            problem.set_performance_metric(slope**2)
-        # inf f <= f(x_t) - ‖∇f(x_t)‖²/(2L), and some function through these points attains the least of them (Drori, Shamir 2020).
-        problem.set_initial_condition(first - value + slope**2 / (2 * L) <= gap)
+    problem, slopes = descend(steps + 1, L, step_size, gap)
+    for slope in slopes:
+        problem.set_performance_metric(slope**2)
     h = L * step_size
     return solve(problem, solver, rtol, 4 * L * gap / (steps * min(4 * h - h**2, 4 * h - h**3) + 2) if h < math.sqrt(3) else None)
 
@@ -134,20 +125,26 @@ def average_worst_case(
         If there is no finite worst case, or its two sides differ by more than `rtol`, relatively.
     """
     validate("average_worst_case", steps, L, step_size, gap, least=1)
+    problem, slopes = descend(steps, L, step_size, gap)
+    problem.set_performance_metric(sum(slope**2 for slope in slopes) / steps)
+    h = L * step_size
+    return solve(problem, solver, rtol, 2 * L * gap * (1 - (1 - h) ** (2 * steps)) / (steps * h * (2 - h)) if h < 2 else None)
+
+
+def descend(count: int, L: float, step_size: float, gap: float) -> tuple[Any, list[Any]]:
+    """Return a problem on L-smooth functions with ``f(x_0) - inf f <= gap``, and `count` gradients along gradient descent from x_0."""
     problem, function = declare("SmoothFunction", L)
     x = problem.set_initial_point()
     slope, first = function.oracle(x)
-    value, total = first, slope**2
-    for t in range(steps):
+    value, slopes = first, [slope]
+    for t in range(count):
         if t:
             x = x - step_size * slope
             slope, value = function.oracle(x)
-            total += slope**2
-        # As in nonconvex_worst_case.
+            slopes.append(slope)
+        # inf f <= f(x_t) - ‖∇f(x_t)‖²/(2L), and some function through these points attains the least of them (Drori, Shamir 2020).
         problem.set_initial_condition(first - value + slope**2 / (2 * L) <= gap)
-    problem.set_performance_metric(total / steps)
-    h = L * step_size
-    return solve(problem, solver, rtol, 2 * L * gap * (1 - (1 - h) ** (2 * steps)) / (steps * h * (2 - h)) if h < 2 else None)
+    return problem, slopes
 
 
 def block_worst_case(

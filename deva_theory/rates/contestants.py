@@ -64,6 +64,16 @@ class Facts:
         return self.sigma.square().sum(-1).sqrt()
 
     @property
+    def first_1(self) -> Tensor:
+        """‖∇f(x_0)‖_1."""
+        return self.first.flatten(-self.problem.event_ndim).sum(-1)
+
+    @property
+    def lipschitz(self) -> Tensor:
+        """R5's L."""
+        return self.problem.constants.gradient_lipschitz_linf
+
+    @property
     def coordinate(self) -> Tensor:
         """L_i on the last axis, shape ``(*batch, d)``."""
         return self.problem.constants.coordinate.flatten(-self.problem.event_ndim)
@@ -164,20 +174,17 @@ def _step_momentum(facts: Facts, rule: UpdateRule) -> Tensor:
 
 
 def _bound_momentum(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
-    first = facts.first.flatten(-facts.problem.event_ndim).sum(-1)
-    L = facts.problem.constants.gradient_lipschitz_linf
-    return momentum_bounds.momentum_schedule(facts.gap, facts.T, L, facts.sigma_1, first, gamma_max=facts.factors(rule, 0))
+    gamma_max = facts.factors(rule, 0)
+    return momentum_bounds.momentum_schedule(facts.gap, facts.T, facts.lipschitz, facts.sigma_1, facts.first_1, gamma_max=gamma_max)
 
 
 def _step_momentum_best(facts: Facts, rule: UpdateRule) -> Tensor:
-    L = facts.problem.constants.gradient_lipschitz_linf
-    return momentum_bounds.momentum_best_step(facts.gap, facts.T, L, gamma_max=facts.factors(rule, 0))
+    return momentum_bounds.momentum_best_step(facts.gap, facts.T, facts.lipschitz, gamma_max=facts.factors(rule, 0))
 
 
 def _bound_momentum_best(facts: Facts, rule: UpdateRule, eta: Tensor) -> Bound:
-    first = facts.first.flatten(-facts.problem.event_ndim).sum(-1)
-    L = facts.problem.constants.gradient_lipschitz_linf
-    return momentum_bounds.momentum_best(facts.gap, facts.T, L, facts.sigma_1, first, gamma_max=facts.factors(rule, 0))
+    gamma_max = facts.factors(rule, 0)
+    return momentum_bounds.momentum_best(facts.gap, facts.T, facts.lipschitz, facts.sigma_1, facts.first_1, gamma_max=gamma_max)
 
 
 def _step_spectral(facts: Facts, rule: UpdateRule) -> Tensor:

@@ -405,7 +405,7 @@ ERRORS = {
     "raises": (["own_rates:broken"], "own_rates:broken failed: RuntimeError: no such (own_rates.py, line"),
     "signature": (["own_rates:polar"], "it is called with the number of instances and a seed"),
     "raises late": (["own_rates:failing", *SMALL], "your own code failed (own_rates:failing): KeyError: 'late' (own_rates.py, line"),
-    "wrong gradient": (["own_rates:wrong_gradient"], "_gradient is not the gradient of _value"),
+    "wrong gradient": (["own_rates:wrong_gradient"], "its gradient is not that of f"),
     "wrong shape": (["own_rates:unfitting"], "_value has shape (1, 1, 3)"),
     "dtype": (["own_rates:half"], "constants.box is torch.float32 of shape (1,); use a float64 tensor of shape (1,)"),
     "too smooth": (["own_rates:rough", *SMALL], "its constants, its gradient or its values are wrong"),
