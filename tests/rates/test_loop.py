@@ -240,6 +240,15 @@ def test_unknown_weights_are_refused():
         found.closest(weights={"smothness": 0.5})
 
 
+@pytest.mark.parametrize("seeds, deviations", [(4, 157), (10, 12), (20, 7)])
+def test_few_seeds_are_given_more_room(seeds, deviations):
+    noise = torch.linspace(-1, 1, seeds, dtype=torch.float64)[:, None]
+    error = float(noise.std()) / math.sqrt(seeds)
+    right = torch.ones(seeds, 1, dtype=torch.float64)
+    for times, exceeded in ((deviations - 1, False), (deviations + 1, True)):
+        assert bool(beyond(right + noise + times * error, right, torch.zeros(()), 0)) is exceeded
+
+
 def test_beyond():
     share = torch.zeros(())
     left = torch.tensor([[9.0, 10.0, 8.0], [9.0, 10.0, 8.0]], dtype=torch.float64).repeat(1, 10)
